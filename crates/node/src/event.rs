@@ -1,0 +1,133 @@
+//! What passes between the workers, the node and the program.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use packet::Buf;
+
+use crate::config::PeerId;
+
+/// What a worker has to tell the node. Bounded: a worker holds few of them, and counts what it cannot hold.
+#[derive(Debug)]
+pub enum Event {
+    /// A message that is not data.
+    Handshake {
+        /// Who sent it, unverified.
+        from: SocketAddr,
+        /// The message.
+        message: Buf,
+    },
+    /// There is traffic for a peer that has no usable session.
+    NeedSession {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A session was used by the peer for the first time.
+    SessionConfirmed {
+        /// The peer.
+        peer: PeerId,
+        /// Our index of the session.
+        local_index: u32,
+    },
+    /// An authenticated, newest packet came from an address that is not the peer's endpoint.
+    Roamed {
+        /// The peer.
+        peer: PeerId,
+        /// Where it is now.
+        endpoint: SocketAddr,
+    },
+    /// The answer to a probe.
+    ProbeReply {
+        /// Who answered.
+        peer: PeerId,
+        /// When it arrived.
+        at: Instant,
+        /// The answer.
+        reply: crate::worker::ProbeReply,
+    },
+    /// The link refused a datagram as too large for the path.
+    PathTooSmall {
+        /// The peer that it was for.
+        peer: PeerId,
+    },
+}
+
+/// A datagram that the node sends itself.
+#[derive(Debug)]
+pub struct Datagram {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The bytes.
+    pub contents: Vec<u8>,
+}
+
+/// What the node wants the program to do.
+#[derive(Debug)]
+pub enum Action {
+    /// The peer is silent: look its endpoint's host name up again, if it has one, and call
+    /// [`Node::set_endpoint`](crate::Node::set_endpoint).
+    Resolve(PeerId),
+    /// Set the MTU of the TUN device.
+    SetMtu(u16),
+    /// A ping was answered, or was given up.
+    Pong(Pong),
+    /// Something happened that a person may want to read.
+    Notice(Notice),
+}
+
+/// How one [`Node::ping`](crate::Node::ping) ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// The number that `ping` returned.
+    pub id: u64,
+    /// Whom it went to.
+    pub peer: PeerId,
+    /// The round-trip time; `None` when no answer came within the timeout.
+    pub rtt: Option<Duration>,
+}
+
+/// Something worth a log line. Never one a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A first session with a peer stands (first since start, or since it was lost).
+    Connected {
+        /// The peer.
+        peer: PeerId,
+        /// Where it is.
+        endpoint: SocketAddr,
+        /// How long the handshake took; `None` on the answering side.
+        handshake: Option<Duration>,
+        /// Whether it is safe against a quantum computer.
+        post_quantum: bool,
+    },
+    /// A session was replaced by a fresh one.
+    Rekeyed {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A peer moved.
+    Roamed {
+        /// The peer.
+        peer: PeerId,
+        /// Where it is now.
+        endpoint: SocketAddr,
+    },
+    /// A handshake was given up.
+    HandshakeFailed {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The peer's last session ended without a new one.
+    Disconnected {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The path carries less than assumed.
+    MtuLowered {
+        /// The peer.
+        peer: PeerId,
+        /// The new inner MTU.
+        mtu: u16,
+    },
+}
