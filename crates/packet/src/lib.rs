@@ -18,8 +18,11 @@ mod pool;
 pub mod segment;
 mod vnet;
 
+pub use coalesce::{CoalesceLimits, Group};
 pub use io::{Ecn, Link, RecvSlot, Transmit, Tun};
+pub use ip::{InvalidPacket, Ip};
 pub use pool::{Buf, Class, ClassUse, Pool, PoolConfig};
+pub use segment::{InvalidSuperPacket, SuperPacket};
 pub use vnet::{GsoType, InvalidVnetHeader, VnetHeader};
 
 /// The largest IP packet, and the largest super-packet the kernel hands over: 65,535 bytes.
