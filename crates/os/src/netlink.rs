@@ -1,0 +1,596 @@
+//! Links, addresses and routes through rtnetlink (`rtnetlink(7)`).
+//!
+//! One socket, one request at a time, each acknowledged by the kernel: when a call returns, the change is made. A
+//! socket keeps talking to the network namespace in which it was opened.
+
+mod message;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::sys::{self, set_option};
+use message::{Attributes, Message, Request, messages, read_u16, read_u32};
+
+/// A request that the kernel refused.
+#[derive(Debug, Error)]
+#[error("cannot {action}: {}", kernel.as_deref().map_or_else(|| source.to_string(), |text| format!("{source}: {text}")))]
+pub struct NetlinkError {
+    /// What was asked for, as "add address 10.0.0.1/24".
+    pub action: String,
+    /// The errno.
+    pub source: io::Error,
+    /// The kernel's own explanation (extended ACK), where it gave one.
+    pub kernel: Option<String>,
+}
+
+impl NetlinkError {
+    /// The kind of the kernel's error: `AlreadyExists`, `PermissionDenied`, `NotFound` ….
+    pub fn kind(&self) -> io::ErrorKind {
+        match self.source.raw_os_error() {
+            Some(libc::ENODEV | libc::ESRCH) => io::ErrorKind::NotFound,
+            _ => self.source.kind(),
+        }
+    }
+}
+
+impl From<NetlinkError> for io::Error {
+    fn from(error: NetlinkError) -> Self {
+        Self::new(error.kind(), error)
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in this namespace; never 0.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Bytes of IP packet.
+    pub mtu: u32,
+    /// Set up by the administrator (`IFF_UP`).
+    pub up: bool,
+    /// Able to pass packets: up, and with a carrier (`IFF_LOWER_UP`).
+    pub running: bool,
+    /// The loopback interface.
+    pub loopback: bool,
+    /// Multicast works on it.
+    pub multicast: bool,
+    /// The Ethernet address; `None` for TUN and other links without one.
+    pub mac: Option<[u8; 6]>,
+    /// Packets that the interface queues.
+    pub queue_packets: u32,
+    /// Bytes of the largest super-packet given to the device.
+    pub gso_max_bytes: u32,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The interface's number.
+    pub index: u32,
+    /// The address with its prefix length.
+    pub net: IpNet,
+}
+
+/// A route, to install or as found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub to: IpNet,
+    /// Through which interface; 0 for none (a blackhole).
+    pub index: u32,
+    /// The next hop, unless the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The source address that the route prefers.
+    pub source: Option<IpAddr>,
+    /// The MTU of the route, when it has its own.
+    pub mtu: Option<u32>,
+}
+
+/// What the kernel would do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// The interface it would leave by.
+    pub index: u32,
+    /// The source address it would have.
+    pub source: Option<IpAddr>,
+    /// The next hop, unless the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The path MTU, when the route or an ICMP message has set one; otherwise the interface's counts.
+    pub mtu: Option<u32>,
+    /// The destination is this machine itself.
+    pub local: bool,
+}
+
+/// An rtnetlink socket.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: File,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+const IFINFO_LEN: usize = 16;
+const IFADDR_LEN: usize = 8;
+const RTMSG_LEN: usize = 12;
+
+// linux/if_link.h, absent from libc on some targets.
+const IFLA_GSO_MAX_SIZE: u16 = 41;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const VETH_INFO_PEER: u16 = 1;
+
+impl Netlink {
+    /// Opens a socket to the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Out of descriptors, or a sandbox that forbids netlink.
+    pub fn open() -> io::Result<Self> {
+        let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+        // Both are niceties: errors in words (Linux 4.12), and errors without the request repeated (4.3).
+        let _ = set_option(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
+        let _ = set_option(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
+        // The kernel builds dumps in pieces of at most 32 KiB.
+        Ok(Self { socket: socket.into(), sequence: 0, buffer: vec![0; 64 * 1024] })
+    }
+
+    // ---- links -----------------------------------------------------------------------------------------------
+
+    /// All interfaces of the namespace.
+    ///
+    /// # Errors
+    /// None that a correct program meets.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let request = Request::dump(libc::RTM_GETLINK, &[0; IFINFO_LEN]);
+        let replies = self.ask(request, || "list links".into())?;
+        Ok(replies.iter().filter(|reply| reply.kind == libc::RTM_NEWLINK).filter_map(parse_link).collect())
+    }
+
+    /// One interface, by its name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn link(&mut self, name: &str) -> Result<Link, NetlinkError> {
+        let mut request = Request::get(libc::RTM_GETLINK, &[0; IFINFO_LEN]);
+        request.string(libc::IFLA_IFNAME, name);
+        self.one_link(request, || format!("find link {name}"))
+    }
+
+    /// One interface, by its number.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Link, NetlinkError> {
+        let request = Request::get(libc::RTM_GETLINK, &ifinfo(index, 0, 0));
+        self.one_link(request, || format!("find link number {index}"))
+    }
+
+    fn one_link(&mut self, request: Request, action: impl Fn() -> String) -> Result<Link, NetlinkError> {
+        let replies = self.ask(request, &action)?;
+        replies.iter().find_map(parse_link).ok_or_else(|| NetlinkError {
+            action: action(),
+            source: io::ErrorKind::NotFound.into(),
+            kernel: None,
+        })
+    }
+
+    /// The number of an interface.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn link_index(&mut self, name: &str) -> Result<u32, NetlinkError> {
+        Ok(self.link(name)?.index)
+    }
+
+    /// Sets an interface up or down.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_NET_ADMIN`; `NotFound`.
+    pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), NetlinkError> {
+        let flags = if up { libc::IFF_UP as u32 } else { 0 };
+        let request = Request::change(libc::RTM_NEWLINK, 0, &ifinfo(index, flags, libc::IFF_UP as u32));
+        self.tell(request, || format!("set link number {index} {}", if up { "up" } else { "down" }))
+    }
+
+    /// Sets the MTU, in bytes of IP packet.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `InvalidInput` when the device cannot have that MTU.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        self.set_link(index, "the MTU", libc::IFLA_MTU, mtu)
+    }
+
+    /// Sets how many packets the interface queues. A TUN device resizes its rings at once.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up).
+    pub fn set_queue_packets(&mut self, index: u32, packets: u32) -> Result<(), NetlinkError> {
+        self.set_link(index, "the transmit queue length", libc::IFLA_TXQLEN, packets)
+    }
+
+    /// Sets the largest super-packet, in bytes, that the stack gives to the device.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `InvalidInput` when the device cannot take that.
+    pub fn set_gso_max_bytes(&mut self, index: u32, bytes: u32) -> Result<(), NetlinkError> {
+        self.set_link(index, "gso_max_size", IFLA_GSO_MAX_SIZE, bytes)?;
+        // Since Linux 6.3 IPv4 has a limit of its own; older kernels ignore the attribute or refuse it.
+        let _ = self.set_link(index, "gso_ipv4_max_size", IFLA_GSO_IPV4_MAX_SIZE, bytes);
+        Ok(())
+    }
+
+    /// Makes the interface a port of a bridge.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up).
+    pub fn set_master(&mut self, index: u32, bridge: u32) -> Result<(), NetlinkError> {
+        self.set_link(index, "the bridge", libc::IFLA_MASTER, bridge)
+    }
+
+    fn set_link(&mut self, index: u32, what: &str, kind: u16, value: u32) -> Result<(), NetlinkError> {
+        let mut request = Request::change(libc::RTM_NEWLINK, 0, &ifinfo(index, 0, 0));
+        request.attribute(kind, &value.to_ne_bytes());
+        self.tell(request, || format!("set {what} of link number {index} to {value}"))
+    }
+
+    /// Keeps the kernel from giving the interface an IPv6 link-local address of its own, and with it from sending
+    /// router solicitations and multicast reports.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `Unsupported` on a kernel without IPv6.
+    pub fn set_no_ipv6_autoconfiguration(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let mut request = Request::change(libc::RTM_NEWLINK, 0, &ifinfo(index, 0, 0));
+        request.nested(libc::IFLA_AF_SPEC, |families| {
+            families.nested(libc::AF_INET6 as u16, |inet6| {
+                inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+            });
+        });
+        self.tell(request, || format!("turn off IPv6 autoconfiguration of link number {index}"))
+    }
+
+    /// Deletes an interface.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up).
+    pub fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let request = Request::change(libc::RTM_DELLINK, 0, &ifinfo(index, 0, 0));
+        self.tell(request, || format!("delete link number {index}"))
+    }
+
+    /// Creates a bridge without ports.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `AlreadyExists`; `Unsupported` when the kernel has no bridges.
+    pub fn create_bridge(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let mut request = Request::create(libc::RTM_NEWLINK, &[0; IFINFO_LEN]);
+        request.string(libc::IFLA_IFNAME, name);
+        request.nested(libc::IFLA_LINKINFO, |info| info.string(libc::IFLA_INFO_KIND, "bridge"));
+        self.tell(request, || format!("create bridge {name}"))
+    }
+
+    /// Creates a pair of Ethernet interfaces joined by a cable: one here, its peer in the namespace `there`.
+    ///
+    /// # Errors
+    /// As [`create_bridge`](Self::create_bridge).
+    pub fn create_veth(
+        &mut self,
+        name: &str,
+        peer_name: &str,
+        there: BorrowedFd<'_>,
+    ) -> Result<(), NetlinkError> {
+        use std::os::fd::AsRawFd;
+        let mut request = Request::create(libc::RTM_NEWLINK, &[0; IFINFO_LEN]);
+        request.string(libc::IFLA_IFNAME, name);
+        request.nested(libc::IFLA_LINKINFO, |info| {
+            info.string(libc::IFLA_INFO_KIND, "veth");
+            info.nested(libc::IFLA_INFO_DATA, |data| {
+                data.nested(VETH_INFO_PEER, |peer| {
+                    peer.bytes(&[0; IFINFO_LEN]);
+                    peer.string(libc::IFLA_IFNAME, peer_name);
+                    peer.attribute(libc::IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes());
+                });
+            });
+        });
+        self.tell(request, || format!("create veth pair {name} and {peer_name}"))
+    }
+
+    // ---- addresses -------------------------------------------------------------------------------------------
+
+    /// All addresses of the namespace.
+    ///
+    /// # Errors
+    /// None that a correct program meets.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        let request = Request::dump(libc::RTM_GETADDR, &[0; IFADDR_LEN]);
+        let replies = self.ask(request, || "list addresses".into())?;
+        Ok(replies.iter().filter(|reply| reply.kind == libc::RTM_NEWADDR).filter_map(parse_address).collect())
+    }
+
+    /// Gives an interface an address, and with it the route to its prefix. IPv6 addresses skip duplicate address
+    /// detection: they can be used at once.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `AlreadyExists`; `PermissionDenied` also where IPv6 is disabled by sysctl.
+    pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<(), NetlinkError> {
+        let flags = if net.addr().is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
+        let mut request = Request::create(libc::RTM_NEWADDR, &ifaddr(index, net, flags));
+        request.address(libc::IFA_LOCAL, net.addr());
+        request.address(libc::IFA_ADDRESS, net.addr());
+        self.tell(request, || format!("add address {net} to link number {index}"))
+    }
+
+    /// Takes an address from an interface.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `AddrNotAvailable` when it does not have it.
+    pub fn del_address(&mut self, index: u32, net: IpNet) -> Result<(), NetlinkError> {
+        let mut request = Request::change(libc::RTM_DELADDR, 0, &ifaddr(index, net, 0));
+        request.address(libc::IFA_LOCAL, net.addr());
+        request.address(libc::IFA_ADDRESS, net.addr());
+        self.tell(request, || format!("delete address {net} of link number {index}"))
+    }
+
+    // ---- routes ----------------------------------------------------------------------------------------------
+
+    /// Installs a route in the main table.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `AlreadyExists` when there is a route to the same prefix.
+    pub fn add_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        let mut request = Request::create(libc::RTM_NEWROUTE, &rtmsg(route));
+        route_attributes(&mut request, route);
+        self.tell(request, || format!("add route {} by link number {}", route.to, route.index))
+    }
+
+    /// Removes a route from the main table.
+    ///
+    /// # Errors
+    /// As [`set_up`](Self::set_up); `NotFound`.
+    pub fn del_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        let mut request = Request::change(libc::RTM_DELROUTE, 0, &rtmsg(route));
+        route_attributes(&mut request, route);
+        self.tell(request, || format!("delete route {} by link number {}", route.to, route.index))
+    }
+
+    /// The unicast routes of the main table, both families.
+    ///
+    /// # Errors
+    /// None that a correct program meets.
+    pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        let mut all = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut header = [0; RTMSG_LEN];
+            header[0] = family as u8;
+            let request = Request::dump(libc::RTM_GETROUTE, &header);
+            let replies = self.ask(request, || "list routes".into())?;
+            all.extend(replies.iter().filter(|r| r.kind == libc::RTM_NEWROUTE).filter_map(parse_route));
+        }
+        Ok(all)
+    }
+
+    /// What the kernel would do with a packet to `to`.
+    ///
+    /// # Errors
+    /// `NetworkUnreachable` without a route.
+    pub fn lookup(&mut self, to: IpAddr) -> Result<Lookup, NetlinkError> {
+        let mut header = [0; RTMSG_LEN];
+        header[0] = family(to);
+        header[1] = if to.is_ipv4() { 32 } else { 128 };
+        let mut request = Request::get(libc::RTM_GETROUTE, &header);
+        request.address(libc::RTA_DST, to);
+        let action = || format!("find the route to {to}");
+        let replies = self.ask(request, action)?;
+        let reply = replies.iter().find(|reply| reply.kind == libc::RTM_NEWROUTE);
+        reply.and_then(parse_lookup).ok_or_else(|| NetlinkError {
+            action: action(),
+            source: io::ErrorKind::NetworkUnreachable.into(),
+            kernel: None,
+        })
+    }
+
+    // ---- the conversation ------------------------------------------------------------------------------------
+
+    fn tell(&mut self, request: Request, action: impl Fn() -> String) -> Result<(), NetlinkError> {
+        self.ask(request, action).map(drop)
+    }
+
+    /// Sends a request and collects the replies up to the acknowledgement.
+    fn ask(&mut self, request: Request, action: impl Fn() -> String) -> Result<Vec<Message>, NetlinkError> {
+        let failed = |source, kernel| NetlinkError { action: action(), source, kernel };
+        self.sequence = self.sequence.wrapping_add(1);
+        let bytes = request.finish(self.sequence);
+        self.socket.write_all(&bytes).map_err(|error| failed(error, None))?;
+        let mut replies = Vec::new();
+        loop {
+            let len = match self.socket.read(&mut self.buffer) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed(error, None)),
+            };
+            for reply in messages(&self.buffer[..len]) {
+                // What is left of an earlier conversation that failed half-way.
+                if reply.sequence != self.sequence {
+                    continue;
+                }
+                match i32::from(reply.kind) {
+                    libc::NLMSG_DONE => return Ok(replies),
+                    libc::NLMSG_ERROR => {
+                        return match reply.error() {
+                            None => Ok(replies),
+                            Some((source, kernel)) => Err(failed(source, kernel)),
+                        };
+                    }
+                    _ => replies.push(reply),
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+}
+
+/// `struct ifinfomsg`: family 1, pad 1, type 2, index 4, flags 4, change mask 4.
+fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO_LEN] {
+    let mut bytes = [0; IFINFO_LEN];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..].copy_from_slice(&change.to_ne_bytes());
+    bytes
+}
+
+/// `struct ifaddrmsg`: family 1, prefix length 1, flags 1, scope 1, index 4.
+fn ifaddr(index: u32, net: IpNet, flags: u8) -> [u8; IFADDR_LEN] {
+    let mut bytes = [family(net.addr()), net.prefix_len(), flags, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    bytes[4..].copy_from_slice(&index.to_ne_bytes());
+    bytes
+}
+
+/// `struct rtmsg`: family, destination length, source length, TOS, table, protocol, scope, type, flags 4.
+fn rtmsg(route: &Route) -> [u8; RTMSG_LEN] {
+    let on_link = route.gateway.is_none() && route.to.addr().is_ipv4();
+    let mut bytes = [0; RTMSG_LEN];
+    bytes[0] = family(route.to.addr());
+    bytes[1] = route.to.prefix_len();
+    bytes[4] = libc::RT_TABLE_MAIN;
+    bytes[5] = libc::RTPROT_STATIC;
+    bytes[6] = if on_link { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
+    bytes[7] = libc::RTN_UNICAST;
+    bytes
+}
+
+fn route_attributes(request: &mut Request, route: &Route) {
+    request.address(libc::RTA_DST, route.to.network());
+    request.attribute(libc::RTA_OIF, &route.index.to_ne_bytes());
+    if let Some(gateway) = route.gateway {
+        request.address(libc::RTA_GATEWAY, gateway);
+    }
+    if let Some(source) = route.source {
+        request.address(libc::RTA_PREFSRC, source);
+    }
+    if let Some(mtu) = route.mtu {
+        request.nested(libc::RTA_METRICS, |metrics| metrics.attribute(RTAX_MTU, &mtu.to_ne_bytes()));
+    }
+}
+
+const RTAX_MTU: u16 = 2;
+
+fn parse_link(message: &Message) -> Option<Link> {
+    let index = read_u32(message.body.get(4..8)?)?;
+    let flags = read_u32(message.body.get(8..12)?)? as i32;
+    let mut link = Link {
+        index,
+        name: String::new(),
+        mtu: 0,
+        up: flags & libc::IFF_UP != 0,
+        running: flags & libc::IFF_LOWER_UP != 0 && flags & libc::IFF_UP != 0,
+        loopback: flags & libc::IFF_LOOPBACK != 0,
+        multicast: flags & libc::IFF_MULTICAST != 0,
+        mac: None,
+        queue_packets: 0,
+        gso_max_bytes: 0,
+    };
+    for (kind, data) in Attributes::new(message.body.get(IFINFO_LEN..)?) {
+        match kind {
+            libc::IFLA_IFNAME => {
+                link.name = String::from_utf8_lossy(data.strip_suffix(&[0]).unwrap_or(data)).into_owned();
+            }
+            libc::IFLA_MTU => link.mtu = read_u32(data)?,
+            libc::IFLA_TXQLEN => link.queue_packets = read_u32(data)?,
+            IFLA_GSO_MAX_SIZE => link.gso_max_bytes = read_u32(data)?,
+            libc::IFLA_ADDRESS => link.mac = data.try_into().ok(),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_address(message: &Message) -> Option<Address> {
+    let prefix = *message.body.get(1)?;
+    let index = read_u32(message.body.get(4..8)?)?;
+    let mut local = None;
+    let mut address = None;
+    for (kind, data) in Attributes::new(message.body.get(IFADDR_LEN..)?) {
+        match kind {
+            // On point-to-point links IFA_ADDRESS is the far end, IFA_LOCAL ours; IPv6 often has IFA_ADDRESS only.
+            libc::IFA_LOCAL => local = ip(data),
+            libc::IFA_ADDRESS => address = ip(data),
+            _ => {}
+        }
+    }
+    Some(Address { index, net: IpNet::new(local.or(address)?, prefix).ok()? })
+}
+
+fn parse_route(message: &Message) -> Option<Route> {
+    let family = i32::from(*message.body.first()?);
+    let prefix = *message.body.get(1)?;
+    if *message.body.get(4)? != libc::RT_TABLE_MAIN || *message.body.get(7)? != libc::RTN_UNICAST {
+        return None;
+    }
+    let any: IpAddr = if family == libc::AF_INET { [0u8; 4].into() } else { [0u8; 16].into() };
+    let found = route_fields(message)?;
+    Some(Route {
+        to: IpNet::new(found.to.unwrap_or(any), prefix).ok()?,
+        index: found.index,
+        gateway: found.gateway,
+        source: found.source,
+        mtu: found.mtu,
+    })
+}
+
+fn parse_lookup(message: &Message) -> Option<Lookup> {
+    let local = *message.body.get(7)? == libc::RTN_LOCAL;
+    let found = route_fields(message)?;
+    Some(Lookup { index: found.index, source: found.source, gateway: found.gateway, mtu: found.mtu, local })
+}
+
+#[derive(Default)]
+struct RouteFields {
+    to: Option<IpAddr>,
+    index: u32,
+    gateway: Option<IpAddr>,
+    source: Option<IpAddr>,
+    mtu: Option<u32>,
+}
+
+fn route_fields(message: &Message) -> Option<RouteFields> {
+    let mut found = RouteFields::default();
+    for (kind, data) in Attributes::new(message.body.get(RTMSG_LEN..)?) {
+        match kind {
+            libc::RTA_DST => found.to = ip(data),
+            libc::RTA_OIF => found.index = read_u32(data)?,
+            libc::RTA_GATEWAY => found.gateway = ip(data),
+            libc::RTA_PREFSRC => found.source = ip(data),
+            // An IPv4 route by an IPv6 next hop (RFC 5549): family 2, address.
+            libc::RTA_VIA if read_u16(data)? == libc::AF_INET6 as u16 => found.gateway = ip(data.get(2..)?),
+            libc::RTA_METRICS => {
+                let metric = Attributes::new(data).find(|(kind, _)| *kind == RTAX_MTU);
+                found.mtu = metric.and_then(|(_, data)| read_u32(data)).filter(|mtu| *mtu > 0);
+            }
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+fn ip(data: &[u8]) -> Option<IpAddr> {
+    match data.len() {
+        4 => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+        _ => None,
+    }
+}

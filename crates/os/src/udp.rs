@@ -1,0 +1,554 @@
+//! UDP sockets that send and receive trains.
+//!
+//! [`bind`] gives one socket a worker. All share one port; the kernel steers each datagram by the lane in its header.
+//! A train leaves in one `sendmsg` with `UDP_SEGMENT` (GSO) and arrives as one message with `UDP_GRO`. Where the
+//! kernel refuses GSO the train leaves by `sendmmsg`, datagram by datagram, and that is remembered.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use packet::{Ecn, Link, MAX_DATAGRAM, RecvSlot, Transmit};
+use thiserror::Error;
+
+use crate::cmsg::{Control, integer};
+use crate::sys::{self, RawAddress, check, check_size, set_option};
+
+/// How to [`bind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpConfig {
+    /// The local address. The IPv4 or IPv6 wildcard listens on both families where the kernel has IPv6. Port 0
+    /// takes a free one.
+    pub listen: SocketAddr,
+    /// Sockets to make, all on the same port.
+    pub workers: usize,
+    /// Bytes of kernel buffer in each direction, as far as the system allows.
+    pub buffer_bytes: usize,
+    /// Use GSO and GRO where the kernel has them.
+    pub offload: bool,
+}
+
+/// Which UDP offloads a link uses now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpOffloads {
+    /// A train leaves in one system call (`UDP_SEGMENT`, Linux 4.18).
+    pub gso: bool,
+    /// A train arrives in one message (`UDP_GRO`, Linux 5.0).
+    pub gro: bool,
+}
+
+/// Why [`bind`] failed.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Somebody has the port, perhaps another instance of this program.
+    #[error("UDP {0} is in use already, perhaps by another instance (see `ss -ulpn`)")]
+    AddressInUse(SocketAddr),
+    /// The address belongs to no interface of this machine.
+    #[error("UDP {0} cannot be listened on: this machine has no such address (see `ip address`)")]
+    AddressNotAvailable(SocketAddr),
+    /// A port below 1024.
+    #[error("UDP {0} may not be listened on: ports below 1024 need CAP_NET_BIND_SERVICE")]
+    PermissionDenied(SocketAddr),
+    /// Anything else.
+    #[error("cannot listen on UDP {address}")]
+    Other {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::AddressInUse(address),
+            io::ErrorKind::AddrNotAvailable => Self::AddressNotAvailable(address),
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied(address),
+            _ => Self::Other { address, source },
+        }
+    }
+}
+
+/// Message types whose second byte is a lane: plain data, and data with a partial checksum.
+const LANED_TYPES: [u32; 2] = [4, 20];
+
+/// Messages in one `recvmmsg` or `sendmmsg`.
+const BATCH: usize = 64;
+
+/// Segments in one GSO send that every kernel with `UDP_SEGMENT` takes; since Linux 6.9 it is twice that.
+const GSO_SEGMENTS: usize = 64;
+
+/// Makes one socket a worker, all on the same port.
+///
+/// # Errors
+/// [`BindError`]; in particular [`BindError::AddressInUse`] when another instance listens on the port, though all
+/// sockets of one instance share it.
+pub fn bind(config: &UdpConfig) -> Result<Vec<UdpLink>, BindError> {
+    let dual = config.listen.ip().is_unspecified();
+    if dual {
+        let wildcard = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.listen.port());
+        match bind_group(config, wildcard) {
+            // EAFNOSUPPORT: the kernel has no IPv6. EADDRNOTAVAIL: it is disabled (net.ipv6.conf.all.disable_ipv6).
+            Err(error)
+                if config.listen.is_ipv4()
+                    && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
+            result => return result.map_err(|error| BindError::new(config.listen, error)),
+        }
+    }
+    bind_group(config, config.listen).map_err(|error| BindError::new(config.listen, error))
+}
+
+fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>> {
+    let gso_segments = Arc::new(AtomicU32::new(if config.offload { probe_gso() } else { 0 }));
+    let workers = config.workers.max(1);
+    let mut links = Vec::with_capacity(workers);
+
+    // The first socket binds without SO_REUSEPORT: exclusively. A second instance of the same user would otherwise
+    // join the group in silence and take a share of the datagrams. Only then is the port opened for the others.
+    let first = open(config, listen)?;
+    sys::bind(first.as_fd(), &RawAddress::new(listen))?;
+    let address = sys::local_address(first.as_fd())?;
+    let bound = SocketAddr::new(listen.ip(), address.port());
+    if workers > 1 {
+        set_option(first.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    links.push(UdpLink::new(first, listen.is_ipv6(), Arc::clone(&gso_segments), config.offload));
+
+    for _ in 1..workers {
+        let socket = open(config, listen)?;
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        sys::bind(socket.as_fd(), &RawAddress::new(bound))?;
+        links.push(UdpLink::new(socket, listen.is_ipv6(), Arc::clone(&gso_segments), config.offload));
+    }
+    if workers > 1 {
+        steer_by_lane(links[0].as_fd(), workers as u32)?;
+    }
+    Ok(links)
+}
+
+/// A socket with every option set, not bound yet.
+fn open(config: &UdpConfig, listen: SocketAddr) -> io::Result<OwnedFd> {
+    let v6 = listen.is_ipv6();
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let socket = sys::socket(family, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0)?;
+    let fd = socket.as_fd();
+    if v6 {
+        let only = !listen.ip().is_unspecified();
+        set_option(fd, libc::SOL_IPV6, libc::IPV6_V6ONLY, only.into())?;
+        set_option(fd, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+    }
+    // Also on IPv6 sockets: for the IPv4 half of a dual-stack one. Without it ECN is lost, no more.
+    let _ = set_option(fd, libc::SOL_IP, libc::IP_RECVTOS, 1);
+    dont_fragment(fd, v6, true)?;
+    set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.buffer_bytes)?;
+    set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.buffer_bytes)?;
+    Ok(socket)
+}
+
+/// Sets a buffer size: beyond `net.core.[rw]mem_max` with `CAP_NET_ADMIN`, up to it without.
+fn set_buffer(fd: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
+    set_option(fd, libc::SOL_SOCKET, force, bytes).or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
+}
+
+/// With the bit: `IP_PMTUDISC_DO`, so a datagram beyond the path MTU that the kernel knows is refused with
+/// `EMSGSIZE`, and the kernel learns from ICMP "fragmentation needed" (RFC 1191, RFC 8201).
+fn dont_fragment(fd: BorrowedFd<'_>, v6: bool, on: bool) -> io::Result<()> {
+    if v6 {
+        let mode = if on { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
+        set_option(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, mode)?;
+        set_option(fd, libc::SOL_IPV6, libc::IPV6_DONTFRAG, on.into())?;
+    }
+    let mode = if on { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+    set_option(fd, libc::SOL_IP, libc::IP_MTU_DISCOVER, mode)
+}
+
+/// Delivers data packets to socket number `lane mod workers` of the group, everything else to the first.
+///
+/// A classic BPF program that sees the UDP payload from its first byte. A read beyond the payload's end ends the
+/// program with 0, so an empty or one-byte datagram goes to the first socket as well.
+fn steer_by_lane(fd: BorrowedFd<'_>, workers: u32) -> io::Result<()> {
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const MODULO: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
+    const RETURN_VALUE: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const RETURN_A: u16 = (libc::BPF_RET | 0x10) as u16; // BPF_A
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        op(LOAD_BYTE, 0, 0, 0),               // 0: A = type
+        op(JUMP_EQUAL, 2, 0, LANED_TYPES[0]), // 1: data → 4
+        op(JUMP_EQUAL, 1, 0, LANED_TYPES[1]), // 2: data with partial checksum → 4
+        op(RETURN_VALUE, 0, 0, 0),            // 3: the first socket
+        op(LOAD_BYTE, 0, 0, 1),               // 4: A = lane
+        op(MODULO, 0, 0, workers),            // 5
+        op(RETURN_A, 0, 0, 0),                // 6
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: `program` and the instructions it points to live until the call returns; the kernel copies them.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// How many segments a GSO send may have on this kernel; 0 without `UDP_SEGMENT`.
+///
+/// Tried over loopback, from a socket to itself. Where there is no loopback, the option's existence is believed.
+fn probe_gso() -> u32 {
+    let Ok(socket) =
+        UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind("[::1]:0"))
+    else {
+        return probe_gso_option();
+    };
+    let Ok(to) = socket.local_addr() else { return probe_gso_option() };
+    if socket.set_nonblocking(true).is_err() {
+        return probe_gso_option();
+    }
+    let mut link = UdpLink::new(socket.into(), to.is_ipv6(), Arc::new(AtomicU32::new(0)), false);
+    for segments in [2 * GSO_SEGMENTS, GSO_SEGMENTS] {
+        let bytes = [0; 2 * GSO_SEGMENTS];
+        let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 1, contents: &bytes[..segments] };
+        if link.send_gso(&transmit).is_ok() {
+            return segments as u32;
+        }
+    }
+    probe_gso_option()
+}
+
+fn probe_gso_option() -> u32 {
+    let exists = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
+        .and_then(|socket| set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 1200))
+        .is_ok();
+    if exists { GSO_SEGMENTS as u32 } else { 0 }
+}
+
+/// What the kernel knows of the path MTU to an address, in bytes of IP packet: the MTU of the interface, of the
+/// route, or what an ICMP message has said lately. Sends nothing.
+///
+/// # Errors
+/// When there is no route.
+pub fn path_mtu(to: SocketAddr) -> io::Result<u16> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    let mtu = match to {
+        SocketAddr::V4(_) => sys::option(socket.as_fd(), libc::SOL_IP, libc::IP_MTU)?,
+        SocketAddr::V6(_) => sys::option(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_MTU)?,
+    };
+    // Loopback has 65,536.
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// One UDP socket, non-blocking, with the arrays that its batched system calls need.
+#[derive(Debug)]
+pub struct UdpLink {
+    socket: OwnedFd,
+    /// An IPv6 socket: IPv4 addresses are given to it IPv4-mapped.
+    v6: bool,
+    /// Segments a GSO send may have; 0 when GSO is off. Shared by all sockets of a [`bind`] and their clones: what
+    /// one learns from a refusal, all know.
+    gso_segments: Arc<AtomicU32>,
+    gro: bool,
+    batch: Box<Batch>,
+}
+
+/// Arguments of `sendmsg`, `sendmmsg` and `recvmmsg`, kept so that no call allocates.
+struct Batch {
+    messages: [libc::mmsghdr; BATCH],
+    vectors: [libc::iovec; BATCH],
+    addresses: [RawAddress; BATCH],
+    controls: [Control; BATCH],
+}
+
+// SAFETY: the raw pointers in `messages` and `vectors` are written before each system call from borrows that outlive
+// it, and never read afterwards. Between calls they are meaningless, so they may change threads.
+unsafe impl Send for Batch {}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Batch")
+    }
+}
+
+impl Batch {
+    fn new() -> Box<Self> {
+        // SAFETY: `mmsghdr` is a C structure of integers and pointers; all zero is a valid value of it.
+        let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        Box::new(Self {
+            messages: [message; BATCH],
+            vectors: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH],
+            addresses: [RawAddress::EMPTY; BATCH],
+            controls: [Control::EMPTY; BATCH],
+        })
+    }
+
+    /// Makes message `at` describe the bytes at `base`, with address and control `shared`.
+    fn describe(&mut self, at: usize, shared: usize, base: *mut u8, len: usize) {
+        self.vectors[at] = libc::iovec { iov_base: base.cast(), iov_len: len };
+        let header = &mut self.messages[at].msg_hdr;
+        header.msg_iov = &raw mut self.vectors[at];
+        header.msg_iovlen = 1;
+        header.msg_name = self.addresses[shared].as_mut_ptr().cast();
+        header.msg_control = self.controls[shared].as_mut_ptr().cast();
+    }
+
+    /// As [`describe`](Self::describe), for sending: all messages go to address 0 with control 0.
+    fn describe_outgoing(&mut self, at: usize, datagram: &[u8]) {
+        self.describe(at, 0, datagram.as_ptr().cast_mut(), datagram.len());
+        let header = &mut self.messages[at].msg_hdr;
+        header.msg_namelen = self.addresses[0].len();
+        header.msg_controllen = self.controls[0].len() as _;
+        if self.controls[0].len() == 0 {
+            header.msg_control = std::ptr::null_mut();
+        }
+    }
+
+    /// As [`describe`](Self::describe), for receiving.
+    fn describe_incoming(&mut self, at: usize, room: &mut [u8]) {
+        self.describe(at, at, room.as_mut_ptr(), room.len());
+        let header = &mut self.messages[at].msg_hdr;
+        header.msg_namelen = RawAddress::CAPACITY;
+        header.msg_controllen = Control::CAPACITY as _;
+    }
+}
+
+impl UdpLink {
+    fn new(socket: OwnedFd, v6: bool, gso_segments: Arc<AtomicU32>, offload: bool) -> Self {
+        let gro = offload && set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        Self { socket, v6, gso_segments, gro, batch: Batch::new() }
+    }
+
+    /// Another handle on the same socket, for instance for the slow path of the node.
+    ///
+    /// # Errors
+    /// `EMFILE`: out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            v6: self.v6,
+            gso_segments: Arc::clone(&self.gso_segments),
+            gro: self.gro,
+            batch: Batch::new(),
+        })
+    }
+
+    /// The address the socket is bound to; the IPv6 wildcard for a dual-stack one.
+    ///
+    /// # Errors
+    /// None that a correct program meets.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        sys::local_address(self.as_fd())
+    }
+
+    /// The offloads in use now. GSO is switched off for good when the kernel refuses it.
+    pub fn offloads(&self) -> UdpOffloads {
+        UdpOffloads { gso: self.gso_segments.load(Relaxed) > 0, gro: self.gro }
+    }
+
+    /// Whether datagrams must not be fragmented (the default).
+    ///
+    /// # Errors
+    /// None that a correct program meets.
+    pub fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
+        dont_fragment(self.as_fd(), self.v6, on)
+    }
+
+    /// Writes address 0 and control 0 of the batch.
+    fn address_batch(&mut self, transmit: &Transmit<'_>, segment_size: Option<u16>) {
+        let batch = &mut *self.batch;
+        batch.addresses[0] =
+            if self.v6 { RawAddress::new_v6(transmit.to) } else { RawAddress::new(transmit.to) };
+        let control = &mut batch.controls[0];
+        control.clear();
+        if let Some(size) = segment_size {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+        }
+        if transmit.ecn != Ecn::NotEct {
+            let bits = (transmit.ecn as i32).to_ne_bytes();
+            // An IPv4-mapped destination takes the IPv4 path of the kernel, with IPv4's options.
+            match transmit.to.ip().to_canonical() {
+                IpAddr::V4(_) => control.push(libc::SOL_IP, libc::IP_TOS, &bits),
+                IpAddr::V6(_) => control.push(libc::SOL_IPV6, libc::IPV6_TCLASS, &bits),
+            }
+        }
+    }
+
+    /// One `sendmsg`: a single datagram, or a train that fits one GSO send.
+    fn send_gso(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let train = transmit.contents.len() > transmit.segment_size;
+        self.address_batch(transmit, train.then_some(transmit.segment_size as u16));
+        self.batch.describe_outgoing(0, transmit.contents);
+        let header = &raw const self.batch.messages[0].msg_hdr;
+        retry_refused(|| {
+            // SAFETY: `describe_outgoing` has pointed the header at address, control and bytes, which are borrowed
+            // until the call returns. The kernel does not write through them.
+            check_size(unsafe { libc::sendmsg(self.socket.as_raw_fd(), header, libc::MSG_NOSIGNAL) })
+        })
+    }
+
+    /// `sendmmsg` of single datagrams, up to [`BATCH`] of them. Returns the bytes taken.
+    fn send_singly(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        self.address_batch(transmit, None);
+        let mut count = 0;
+        for datagram in transmit.contents.chunks(transmit.segment_size).take(BATCH) {
+            self.batch.describe_outgoing(count, datagram);
+            count += 1;
+        }
+        let messages = self.batch.messages.as_mut_ptr();
+        let sent = retry_refused(|| {
+            // SAFETY: the first `count` headers point at address, control and bytes, which are borrowed until the
+            // call returns. The kernel writes only `msg_len` of each header.
+            check(unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    messages,
+                    count as libc::c_uint,
+                    libc::MSG_NOSIGNAL as _,
+                )
+            })
+        })?;
+        Ok(transmit.contents.len().min(sent as usize * transmit.segment_size))
+    }
+
+    /// Sends the next part of a train in one system call. Returns the bytes taken.
+    fn send_part(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let segments = self.gso_segments.load(Relaxed) as usize;
+        let train = transmit.contents.len() > transmit.segment_size;
+        if !train {
+            return self.send_gso(transmit);
+        }
+        if segments == 0 {
+            return self.send_singly(transmit);
+        }
+        // As many segments as the kernel takes, and as fit one datagram's length field.
+        let segments = segments.min(MAX_DATAGRAM / transmit.segment_size).max(1);
+        let part = transmit.contents.len().min(transmit.segment_size * segments);
+        let part = Transmit { contents: &transmit.contents[..part], ..*transmit };
+        match self.send_gso(&part) {
+            Err(error) if refuses_gso(&error) => {
+                // The same errno can mean that this datagram is wrong. Only if single ones pass was it GSO.
+                let taken = self.send_singly(&part)?;
+                self.gso_segments.store(0, Relaxed);
+                Ok(taken)
+            }
+            result => result,
+        }
+    }
+}
+
+/// Whether a GSO send failed in a way that single datagrams may not.
+///
+/// `EIO`: the route's device cannot checksum, or IPsec takes the packet. `EINVAL`: too many segments, or (before
+/// Linux 6.14) a segment larger than the path MTU. `EOPNOTSUPP`: no such control message.
+fn refuses_gso(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Runs a system call again, once, when it only reports what an ICMP message said about an earlier datagram.
+fn retry_refused<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match call() {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::EINTR)) => call(),
+        result => result,
+    }
+}
+
+/// Gives an error the kind that [`Link`] documents. No allocation: an errno that has the right kind is kept.
+fn classify(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS) => io::ErrorKind::OutOfMemory.into(),
+        Some(libc::EMSGSIZE) => io::ErrorKind::InvalidInput.into(),
+        _ => error,
+    }
+}
+
+impl Link for UdpLink {
+    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let total = transmit.contents.len();
+        if transmit.segment_size > MAX_DATAGRAM || (transmit.segment_size == 0 && total > 0) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut taken = 0;
+        loop {
+            let rest = Transmit { contents: &transmit.contents[taken..], ..*transmit };
+            match self.send_part(&rest) {
+                Ok(bytes) => taken += bytes,
+                Err(_) if taken > 0 => return Ok(taken),
+                Err(error) => return Err(classify(error)),
+            }
+            if taken >= total {
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn recv(&mut self, slots: &mut [RecvSlot]) -> io::Result<usize> {
+        let count = slots.len().min(BATCH);
+        if count == 0 {
+            return Ok(0);
+        }
+        for (at, slot) in slots[..count].iter_mut().enumerate() {
+            self.batch.describe_incoming(at, &mut slot.buf);
+        }
+        let messages = self.batch.messages.as_mut_ptr();
+        let received = retry_refused(|| {
+            // SAFETY: the first `count` headers point at room for address, control and bytes, of the lengths they
+            // state, all borrowed mutably until the call returns.
+            check(unsafe {
+                libc::recvmmsg(
+                    self.socket.as_raw_fd(),
+                    messages,
+                    count as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                    std::ptr::null_mut(),
+                )
+            })
+        })
+        .map_err(classify)? as usize;
+        for (at, slot) in slots[..received].iter_mut().enumerate() {
+            self.fill(at, slot);
+        }
+        Ok(received)
+    }
+}
+
+impl UdpLink {
+    /// Reads what the kernel says about message `at`.
+    ///
+    /// A datagram larger than its slot arrives cut short: it will not authenticate, and is counted as that.
+    fn fill(&self, at: usize, slot: &mut RecvSlot) {
+        let message = &self.batch.messages[at];
+        slot.len = (message.msg_len as usize).min(slot.buf.len());
+        slot.segment_size = slot.len;
+        slot.ecn = Ecn::NotEct;
+        if let Some(from) = self.batch.addresses[at].decode() {
+            slot.from = from;
+        }
+        for (level, kind, data) in self.batch.controls[at].messages(message.msg_hdr.msg_controllen as usize) {
+            let Some(value) = integer(data) else { continue };
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) if value > 0 => {
+                    slot.segment_size = (value as usize).min(slot.len);
+                }
+                (libc::SOL_IP, libc::IP_TOS) | (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                    slot.ecn = Ecn::from_bits(value as u8);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl AsFd for UdpLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
