@@ -95,15 +95,16 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
+    use proptest::test_runner::{Config, RngSeed};
 
     use super::*;
 
     /// The definition, word by word, with an end-around carry after each: an oracle that shares no code.
-    pub(crate) fn naive(data: &[u8]) -> u16 {
+    fn naive(data: &[u8]) -> u16 {
         let mut sum = 0_u16;
         for pair in data.chunks(2) {
             let word = u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]);
@@ -160,6 +161,8 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        #![proptest_config(Config { rng_seed: RngSeed::Fixed(1071), failure_persistence: None, ..Config::default() })]
+
         #[test]
         fn any_bytes_sum_as_the_definition_says(data in prop::collection::vec(any::<u8>(), 0..400)) {
             prop_assert_eq!(fold(sum(&data, 0)), naive(&data));
