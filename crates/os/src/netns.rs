@@ -137,6 +137,36 @@ fn set_up(namespace: &Netns, name: &str) -> io::Result<()> {
     Ok(netlink.set_up(index, true)?)
 }
 
+/// Makes the kernel kill the command's process (`SIGKILL`) when the thread that spawns it ends, for whatever reason: so
+/// that a process in a [`Netns`] cannot keep it alive after its maker was killed. Spawn it from a thread that lasts.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let bind = move || {
+        // SAFETY: no pointers; both are plain numbers to this option.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) })?;
+        // A parent that was killed before the call above sends no signal any more.
+        // SAFETY: takes nothing, cannot fail.
+        if unsafe { libc::getppid() } as u32 != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, both async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(bind) }
+}
+
+/// Asks a child process to stop (`SIGTERM`). Nothing happens when it has been waited for.
+///
+/// # Errors
+/// `PermissionDenied` when it has become another user's.
+pub fn terminate(child: &mut std::process::Child) -> io::Result<()> {
+    if child.try_wait()?.is_some() {
+        return Ok(());
+    }
+    // SAFETY: no pointers; a child that was not waited for keeps its number.
+    check(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) }).map(drop)
+}
+
 /// Moves the calling thread.
 fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers.

@@ -115,8 +115,8 @@ mod tests {
         std::thread::spawn(|| {
             let signals = Signals::block().unwrap();
             assert_eq!(signals.read().unwrap(), None);
-            // SAFETY: raises a signal that this thread has blocked.
-            assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR1) }, 0);
+            // SAFETY: raises a signal in this thread, which has blocked it.
+            assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
             assert_eq!(signals.read().unwrap(), Some(Signal::User1));
             assert_eq!(signals.read().unwrap(), None);
         })
