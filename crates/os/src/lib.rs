@@ -12,6 +12,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("ShadowMesh runs on Linux only");
 
+pub mod alloc;
 mod cmsg;
 pub mod files;
 pub mod netlink;

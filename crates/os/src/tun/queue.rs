@@ -91,3 +91,57 @@ impl AsFd for TunQueue {
         self.file.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A queue of a driver without virtio-net headers, and the driver's side of it.
+    fn headerless() -> (TunQueue, UnixDatagram) {
+        let (ours, drivers) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (TunQueue::new(File::from(OwnedFd::from(ours)), false), drivers)
+    }
+
+    #[test]
+    fn a_driver_without_headers_seems_to_send_empty_ones() {
+        let (mut queue, driver) = headerless();
+        let (mut header, mut packet) = ([0xff; VnetHeader::LEN], [0xff; 100]);
+        let mut bufs = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut packet)];
+        assert_eq!(queue.recv(&mut bufs).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        driver.send(b"a packet").unwrap();
+        assert_eq!(queue.recv(&mut bufs).unwrap(), VnetHeader::LEN + 8);
+        assert_eq!(header, [0; VnetHeader::LEN]);
+        assert_eq!(&packet[..8], b"a packet");
+    }
+
+    #[test]
+    fn a_driver_without_headers_is_given_none_and_no_offload() {
+        let (mut queue, driver) = headerless();
+        let plain = VnetHeader::default().to_bytes();
+        queue.send(&[IoSlice::new(&plain), IoSlice::new(b"a pack"), IoSlice::new(b"et")]).unwrap();
+        let mut buf = [0; 100];
+        assert_eq!(driver.recv(&mut buf).unwrap(), 8);
+        assert_eq!(&buf[..8], b"a packet");
+
+        let partial = VnetHeader { needs_checksum: true, ..VnetHeader::default() }.to_bytes();
+        for bufs in [[&partial[..], b"a packet"], [&plain[..], b""], [&plain[..], &[0; MAX_PACKET + 1]]] {
+            let error = queue.send(&bufs.map(IoSlice::new)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn errors_have_the_kinds_that_the_table_promises() {
+        let kind = |errno| classify(io::Error::from_raw_os_error(errno)).kind();
+        assert_eq!(kind(libc::EAGAIN), io::ErrorKind::WouldBlock);
+        assert_eq!(kind(libc::EINVAL), io::ErrorKind::InvalidInput);
+        assert_eq!(kind(libc::EMSGSIZE), io::ErrorKind::InvalidInput);
+        assert_eq!(kind(libc::EIO), io::ErrorKind::NetworkDown);
+        assert_eq!(kind(libc::EBADFD), io::ErrorKind::BrokenPipe);
+        assert_eq!(kind(libc::ENOBUFS), io::ErrorKind::OutOfMemory);
+    }
+}

@@ -9,7 +9,7 @@
 //! interface first, the test says nothing, and what `TUNSETOFFLOAD` took is believed.
 
 use std::fs::File;
-use std::io::{IoSlice, Write};
+use std::io::Write;
 
 use packet::{GsoType, VnetHeader};
 
@@ -43,8 +43,8 @@ pub(super) fn run(file: &File, announced: TunOffloads) -> TunOffloads {
 
 /// Whether the driver finds nothing wrong with the header. Only a refusal (`EINVAL` and the like) counts as no.
 fn accepted(mut file: &File, bytes: &[u8]) -> bool {
-    match file.write_vectored(&[IoSlice::new(bytes)]) {
-        Ok(_) => true,
+    match file.write(bytes) {
+        Ok(written) => written == bytes.len(),
         Err(error) => error.raw_os_error() == Some(libc::EIO),
     }
 }

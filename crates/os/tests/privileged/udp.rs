@@ -1,0 +1,97 @@
+//! What loopback cannot show of UDP links: small MTUs, full queues.
+
+use std::io::ErrorKind;
+
+use os::netns::{Netns, veth_pair};
+use os::udp::{UdpConfig, UdpLink, bind, path_mtu};
+use packet::{Ecn, Link, Transmit};
+
+crate::tests!(
+    a_datagram_beyond_the_path_mtu_is_invalid_input_and_no_refusal_of_gso,
+    a_full_socket_would_block,
+    a_destination_without_a_route_is_unreachable,
+    the_wildcard_works_where_ipv6_is_disabled,
+);
+
+/// A namespace whose only neighbour never answers.
+fn lonely_host() -> (Netns, Netns) {
+    let (here, there) = (Netns::new().unwrap(), Netns::new().unwrap());
+    veth_pair(&here, "eth0", &there, "eth0").unwrap();
+    let mut netlink = here.netlink().unwrap();
+    let index = netlink.link_index("eth0").unwrap();
+    netlink.add_address(index, "10.1.0.1/24".parse().unwrap()).unwrap();
+    netlink.add_address(index, "fd01::1/64".parse().unwrap()).unwrap();
+    (here, there)
+}
+
+fn link(namespace: &Netns, buffer_bytes: usize, offload: bool) -> UdpLink {
+    let config = UdpConfig { listen: "0.0.0.0:0".parse().unwrap(), workers: 1, buffer_bytes, offload };
+    namespace.run(|| bind(&config).unwrap().remove(0)).unwrap()
+}
+
+fn a_datagram_beyond_the_path_mtu_is_invalid_input_and_no_refusal_of_gso() {
+    let (host, _far) = lonely_host();
+    let mut link = link(&host, 4 << 20, true);
+    let bytes = [0; 6000];
+    for (to, headers) in [("10.1.0.2:9", 28), ("[fd01::2]:9", 48)] {
+        let to = to.parse().unwrap();
+        let mtu = host.run(|| path_mtu(to).unwrap()).unwrap() as usize;
+        assert_eq!(mtu, 1500);
+        let mut send = |segment_size, len| {
+            link.send(&Transmit { to, ecn: Ecn::NotEct, segment_size, contents: &bytes[..len] })
+        };
+        assert_eq!(send(mtu - headers, mtu - headers).unwrap(), mtu - headers);
+        assert_eq!(send(mtu - headers, 5000).unwrap(), 5000);
+        for len in [mtu - headers + 1, 6000] {
+            let error = send(mtu - headers + 1, len).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{to}, {len} bytes: {error}");
+        }
+        link.set_dont_fragment(false).unwrap();
+        let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 6000, contents: &bytes };
+        assert_eq!(link.send(&transmit).unwrap(), 6000);
+        link.set_dont_fragment(true).unwrap();
+    }
+    assert!(link.offloads().gso);
+}
+
+fn a_full_socket_would_block() {
+    // Nobody answers ARP there, so what is sent waits for the neighbour's address and fills the send buffer.
+    let (host, _far) = lonely_host();
+    for offload in [true, false] {
+        let mut link = link(&host, 16 * 1024, offload);
+        let bytes = [0; 12_000];
+        let to = "10.1.0.2:9".parse().unwrap();
+        let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 1000, contents: &bytes };
+        let mut taken = 0;
+        let error = loop {
+            match link.send(&transmit) {
+                Ok(bytes) => taken += bytes,
+                Err(error) => break error,
+            }
+            assert!(taken < 1 << 20, "a buffer of 16 KiB cannot hold that");
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        assert!(taken > 0 && taken % 1000 == 0, "{taken}");
+    }
+}
+
+fn a_destination_without_a_route_is_unreachable() {
+    let (host, _far) = lonely_host();
+    let mut link = link(&host, 1 << 20, true);
+    for to in ["8.8.8.8:9", "[2001:db8::1]:9"] {
+        let to = to.parse().unwrap();
+        let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 100, contents: &[0; 300] };
+        assert_eq!(link.send(&transmit).unwrap_err().kind(), ErrorKind::NetworkUnreachable);
+        assert!(host.run(|| path_mtu(to).is_err()).unwrap());
+    }
+    assert!(link.offloads().gso);
+}
+
+fn the_wildcard_works_where_ipv6_is_disabled() {
+    let host = Netns::new().unwrap();
+    host.sysctl("net.ipv6.conf.all.disable_ipv6", "1").unwrap();
+    let mut a = link(&host, 1 << 20, true);
+    let port = a.local_addr().unwrap().port();
+    let to = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(a.send(&Transmit { to, ecn: Ecn::Ect0, segment_size: 3, contents: b"abc" }).unwrap(), 3);
+}
