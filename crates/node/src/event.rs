@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use packet::Buf;
 
 use crate::config::PeerId;
+pub use crate::inner::ProbeReply;
 
 /// What a worker has to tell the node. Bounded: a worker holds few of them, and counts what it cannot hold.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub enum Event {
         /// When it arrived.
         at: Instant,
         /// The answer.
-        reply: crate::worker::ProbeReply,
+        reply: ProbeReply,
     },
     /// The link refused a datagram as too large for the path.
     PathTooSmall {

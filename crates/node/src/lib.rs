@@ -1,6 +1,6 @@
 //! The node: everything ShadowMesh decides, without a socket, a thread or a clock.
 //!
-//! Two halves share one immutable [`Table`](table::Table):
+//! Two halves share one immutable table:
 //!
 //! - [`Node`] is the slow path: peers, handshakes, timers, probes, roaming. One instance.
 //! - [`Worker`] is the fast path: TUN → seal → UDP and UDP → open → TUN. One instance a data-plane thread; each owns a
@@ -22,14 +22,17 @@
 mod config;
 mod drops;
 mod event;
+mod inner;
 mod node;
+mod peer;
+mod routes;
 mod status;
-pub mod table;
+mod table;
 mod worker;
 
 pub use config::{Config, ConfigError, PeerConfig, PeerId};
 pub use drops::{DropReason, Drops};
-pub use event::{Action, Datagram, Event, Notice, Pong};
+pub use event::{Action, Datagram, Event, Notice, Pong, ProbeReply};
 pub use node::{Node, NotFound};
 pub use status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
 pub use worker::{Ready, Worker};

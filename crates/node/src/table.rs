@@ -1,1 +1,127 @@
-//! What workers see of the node.
+//! What the node publishes and the workers read: one immutable table, replaced whole.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use handshake::{Protocol, Session};
+
+use crate::config::PeerId;
+use crate::drops::Drops;
+use crate::routes::Routes;
+
+/// Everything a worker must know to forward.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) routes: Arc<Routes>,
+    /// Indexed by [`PeerId`].
+    pub(crate) peers: Vec<PeerRow>,
+    /// Indexed by [`slot_of`] a session's local index.
+    pub(crate) sessions: Vec<Option<SessionRow>>,
+}
+
+/// A peer as a worker sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerRow {
+    pub(crate) state: Arc<PeerState>,
+    pub(crate) protocol: Protocol,
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// The session to send on.
+    pub(crate) session: Option<Arc<Session>>,
+    /// How many packets its egress queue may hold.
+    pub(crate) queue_packets_max: u32,
+}
+
+/// A session that data may arrive on.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionRow {
+    pub(crate) session: Arc<Session>,
+    pub(crate) peer: PeerId,
+}
+
+/// The low bits of a session's local index are its place in [`Table::sessions`]; the rest is random, so that an index
+/// of a session long gone is not mistaken for one of today.
+pub(crate) const SLOT_BITS: u32 = 20;
+
+pub(crate) fn slot_of(local_index: u32) -> usize {
+    (local_index & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+impl Table {
+    /// The session with that local index.
+    #[inline]
+    pub(crate) fn session(&self, local_index: u32) -> Option<&SessionRow> {
+        let row = self.sessions.get(slot_of(local_index))?.as_ref()?;
+        (row.session.local_index() == local_index).then_some(row)
+    }
+}
+
+/// Where the node puts each new table, and workers look for it: an uncontended lock, taken only when the generation
+/// has changed.
+#[derive(Debug)]
+pub(crate) struct Published {
+    generation: AtomicU64,
+    table: Mutex<Arc<Table>>,
+}
+
+impl Published {
+    pub(crate) fn new(table: Table) -> Self {
+        Self { generation: AtomicU64::new(1), table: Mutex::new(Arc::new(table)) }
+    }
+
+    pub(crate) fn publish(&self, table: Table) {
+        *self.table.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        self.generation.fetch_add(1, Release);
+    }
+
+    /// The table, if it is newer than the generation in `seen`, which is brought up to date.
+    pub(crate) fn newer(&self, seen: &mut u64) -> Option<Arc<Table>> {
+        let generation = self.generation.load(Acquire);
+        if generation == *seen {
+            return None;
+        }
+        *seen = generation;
+        Some(Arc::clone(&self.table.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// What the workers count for a peer and the node reads. Written once a train, not once a packet.
+#[derive(Debug, Default)]
+pub(crate) struct PeerState {
+    pub(crate) rx_bytes: AtomicU64,
+    pub(crate) rx_packets: AtomicU64,
+    pub(crate) tx_bytes: AtomicU64,
+    pub(crate) tx_packets: AtomicU64,
+    /// Authentic data datagrams received, whatever became of their contents: what the peer's loss is measured by.
+    pub(crate) rx_datagrams: AtomicU64,
+    /// Bytes of those datagrams.
+    pub(crate) rx_datagram_bytes: AtomicU64,
+    pub(crate) last_data_sent: Moment,
+    pub(crate) last_data_received: Moment,
+    /// Anything authentic, keepalives and probes included.
+    pub(crate) last_received: Moment,
+    /// Anything sealed.
+    pub(crate) last_sent: Moment,
+    pub(crate) drops: Drops,
+}
+
+/// A point in time that several threads share: milliseconds, plus one, since the node's start; 0 for never.
+#[derive(Debug, Default)]
+pub(crate) struct Moment(AtomicU64);
+
+impl Moment {
+    pub(crate) fn set(&self, start: Instant, now: Instant) {
+        let value = now.saturating_duration_since(start).as_millis() as u64 + 1;
+        // Most trains fall into a millisecond already noted: then the cache line stays shared.
+        if self.0.load(Relaxed) != value {
+            self.0.store(value, Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self, start: Instant) -> Option<Instant> {
+        let value = self.0.load(Relaxed);
+        (value > 0).then(|| start + std::time::Duration::from_millis(value - 1))
+    }
+}

@@ -1,0 +1,336 @@
+//! Handshake messages in and out, and what becomes of the sessions they make.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use handshake::{
+    HandshakeError, Incoming, IncomingPart1, Initiation, InitiationOptions, MessageKind, Protocol, Session,
+    Timestamp, classify, limits, receiver_index,
+};
+use rand_core::Rng;
+
+use super::Node;
+use crate::config::PeerId;
+use crate::drops::DropReason;
+use crate::event::{Action, Datagram, Notice};
+use crate::peer::{Attempt, Peer};
+
+/// The least time between two initiations that one peer may have answered (WireGuard uses the same).
+const INITIATION_SPACING: Duration = Duration::from_millis(20);
+/// The first half of an initiation waits this long for the second.
+const PART1_LIFE: Duration = Duration::from_secs(5);
+/// How long a native peer has to answer, by the number of tries. WireGuard's 5 s stay as they are in its protocol.
+const RETRY_AFTER: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), limits::REKEY_TIMEOUT];
+/// Up to this much is added to each, so that peers do not keep step.
+const JITTER_MS: u32 = 333;
+/// After this many unanswered tries the host name is looked up again.
+const RESOLVE_AFTER: u32 = 2;
+
+impl Node {
+    /// Begins a handshake, unless one is under way.
+    pub(super) fn begin_handshake(&mut self, now: Instant, peer: PeerId) {
+        let Some(p) = self.peers.get(peer.0 as usize) else { return };
+        if p.attempt.is_none() {
+            self.send_initiation(now, peer, 0, now);
+        }
+    }
+
+    /// Sends an initiation, fresh in every part, that replaces the one before.
+    fn send_initiation(&mut self, now: Instant, peer: PeerId, tries: u32, since: Instant) {
+        self.abandon_attempt(peer);
+        let protocol = self.peers[peer.0 as usize].keys.protocol();
+        let Some(to) = self.peers[peer.0 as usize].endpoint else { return };
+        let Some(local_index) = self.slots.allocate(peer, &mut self.rng) else { return };
+        let timestamp = self.next_timestamp(now, protocol);
+        let p = &mut self.peers[peer.0 as usize];
+        let options = InitiationOptions {
+            local_index,
+            timestamp,
+            suite: self.suite,
+            split: p.split,
+            cookie: p.cookies.current(now),
+        };
+        let (initiation, datagrams) = Initiation::start(&self.identity, &p.keys, options, &mut self.rng);
+        for contents in datagrams.iter() {
+            self.transmits.push_back(Datagram { to, contents: contents.to_vec() });
+        }
+        let patience = match protocol {
+            Protocol::WireGuard => limits::REKEY_TIMEOUT,
+            Protocol::ShadowMesh => RETRY_AFTER[(tries as usize).min(RETRY_AFTER.len() - 1)],
+        };
+        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % JITTER_MS));
+        p.attempt = Some(Attempt {
+            initiation,
+            sent_at: now,
+            retry_at: now + patience + jitter,
+            tries: tries + 1,
+            since,
+            cookie_taken: false,
+        });
+    }
+
+    /// Tries once more, or gives up.
+    pub(super) fn retry_handshake(&mut self, now: Instant, peer: PeerId) {
+        let p = &mut self.peers[peer.0 as usize];
+        let Some(attempt) = &p.attempt else { return };
+        let (tries, since) = (attempt.tries, attempt.since);
+        if now >= since + limits::REKEY_ATTEMPT_TIME {
+            self.abandon_attempt(peer);
+            self.notice(Notice::HandshakeFailed { peer });
+            return;
+        }
+        // Perhaps the path is too narrow for a whole initiation, perhaps it merely lost one: take turns.
+        p.split = !p.split && p.keys.protocol() == Protocol::ShadowMesh;
+        if tries >= RESOLVE_AFTER {
+            self.actions.push_back(Action::Resolve(peer));
+        }
+        self.send_initiation(now, peer, tries, since);
+    }
+
+    fn abandon_attempt(&mut self, peer: PeerId) {
+        if let Some(attempt) = self.peers[peer.0 as usize].attempt.take() {
+            self.slots.release(attempt.initiation.local_index());
+        }
+    }
+
+    /// Takes a handshake message from the network.
+    pub(super) fn handle_message(&mut self, now: Instant, from: SocketAddr, message: &[u8]) {
+        let result = match classify(message) {
+            Some(MessageKind::CookieReply(_)) => self.handle_cookie_reply(now, message),
+            Some(MessageKind::Data(_)) | None => Err(DropReason::UnknownMessage),
+            Some(kind) => self.admit(now, from, message).and_then(|()| match kind {
+                MessageKind::Initiation(_) => {
+                    let incoming = Incoming::receive(&self.identity, message).map_err(|e| reason(&e))?;
+                    self.handle_initiation(now, from, incoming)
+                }
+                MessageKind::InitiationPart1 => self.handle_part1(now, message),
+                MessageKind::InitiationPart2 => self.handle_part2(now, from, message),
+                _ => self.handle_response(now, from, message),
+            }),
+        };
+        if let Err(reason) = result {
+            self.drops.add(reason, 1);
+        }
+    }
+
+    /// The first MAC proves that the sender knows whom it talks to; under load, the second that it is where it says.
+    fn admit(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+        if !self.cookies.verify_mac1(message) {
+            return Err(DropReason::HandshakeMac);
+        }
+        if !self.load.arrived(now) {
+            return Ok(());
+        }
+        if !self.cookies.verify_mac2(now, message, from) {
+            let reply = self.cookies.reply(now, message, from, &mut self.rng);
+            self.transmits.push_back(Datagram { to: from, contents: reply.to_vec() });
+            return Err(DropReason::HandshakeNoCookie);
+        }
+        if self.load.admit(now, from.ip()) { Ok(()) } else { Err(DropReason::HandshakeRate) }
+    }
+
+    /// Whether an authenticated initiation is news.
+    fn check_fresh(
+        &mut self,
+        now: Instant,
+        remote: handshake::PublicKey,
+        protocol: Protocol,
+        timestamp: Timestamp,
+    ) -> Result<PeerId, DropReason> {
+        let &peer = self.by_key.get(&remote).ok_or(DropReason::HandshakeUnknownPeer)?;
+        let p = &self.peers[peer.0 as usize];
+        if p.keys.protocol() != protocol {
+            return Err(DropReason::HandshakeUnknownPeer);
+        }
+        if timestamp <= p.greatest_timestamp {
+            return Err(DropReason::HandshakeReplayed);
+        }
+        if p.last_initiation.is_some_and(|last| now < last + INITIATION_SPACING) {
+            return Err(DropReason::HandshakeRate);
+        }
+        Ok(peer)
+    }
+
+    fn handle_initiation(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        incoming: Incoming,
+    ) -> Result<(), DropReason> {
+        let timestamp = incoming.timestamp();
+        let peer = self.check_fresh(now, incoming.remote(), incoming.protocol(), timestamp)?;
+        let local_index = self.slots.allocate(peer, &mut self.rng).ok_or(DropReason::HandshakeBacklog)?;
+        let p = &mut self.peers[peer.0 as usize];
+        let cookie = p.cookies.current(now);
+        let made = incoming.respond(&self.identity, &p.keys, local_index, cookie, now, &mut self.rng);
+        let (response, session) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.slots.release(local_index);
+                return Err(reason(&error));
+            }
+        };
+        p.greatest_timestamp = timestamp;
+        p.last_initiation = Some(now);
+        p.part1 = None;
+        let replaced = p.next.replace(Arc::new(session));
+        // Where a session stands, only what the session authenticates moves the path: an initiation can be captured and
+        // sent on from elsewhere before the original arrives.
+        if p.endpoint.is_none() || p.current.is_none() {
+            let moved = p.endpoint.replace(from) != Some(from);
+            if moved {
+                self.search_path_mtu(now, peer);
+            }
+        }
+        self.retire(replaced.as_ref());
+        self.transmits.push_back(Datagram { to: from, contents: response });
+        self.stale = true;
+        Ok(())
+    }
+
+    fn handle_part1(&mut self, now: Instant, message: &[u8]) -> Result<(), DropReason> {
+        let part1 = IncomingPart1::receive(&self.identity, message).map_err(|error| reason(&error))?;
+        let peer = self.check_fresh(now, part1.remote(), Protocol::ShadowMesh, part1.timestamp())?;
+        self.peers[peer.0 as usize].part1 = Some((part1, now + PART1_LIFE));
+        self.split_waiting.retain(|&waiting| waiting != peer);
+        self.split_waiting.push(peer);
+        Ok(())
+    }
+
+    fn handle_part2(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+        let Self { split_waiting, peers, .. } = self;
+        let mut matches = split_waiting.iter().copied().filter_map(|peer| {
+            let (part1, until) = peers[peer.0 as usize].part1.as_ref()?;
+            (now < *until && part1.matches(message)).then_some((peer, part1))
+        });
+        let incoming =
+            matches.find_map(|(peer, part1)| part1.complete(message).ok().map(|made| (peer, made)));
+        let (peer, incoming) = incoming.ok_or(DropReason::HandshakeUnexpected)?;
+        split_waiting.retain(|&waiting| waiting != peer);
+        // The peer's path is narrow: ours to it is likely the same path.
+        peers[peer.0 as usize].split = true;
+        self.handle_initiation(now, from, incoming)
+    }
+
+    fn handle_response(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+        let peer = receiver_index(message)
+            .and_then(|index| self.slots.owner(index))
+            .ok_or(DropReason::HandshakeUnexpected)?;
+        let p = &mut self.peers[peer.0 as usize];
+        let attempt = p
+            .attempt
+            .as_mut()
+            .filter(|attempt| Some(attempt.initiation.local_index()) == receiver_index(message))
+            .ok_or(DropReason::HandshakeUnexpected)?;
+        let made = attempt.initiation.finish(&self.identity, &p.keys, message, now);
+        let session = Arc::new(made.map_err(|error| reason(&error))?);
+        let took = now.saturating_duration_since(attempt.sent_at);
+        p.handshake_took = Some(took);
+        p.attempt = None; // its slot is the session's now
+        // Our new session is the one to send on. The peer may still send on the old one, or on one that it has begun
+        // itself at the same time.
+        let kept = p.next.take().or_else(|| p.current.take());
+        let dropped = [p.current.take(), p.previous.take()];
+        p.previous = kept;
+        p.current = Some(session);
+        p.endpoint = Some(from);
+        for session in &dropped {
+            self.retire(session.as_ref());
+        }
+        self.established(now, peer, from, Some(took));
+        Ok(())
+    }
+
+    fn handle_cookie_reply(&mut self, now: Instant, message: &[u8]) -> Result<(), DropReason> {
+        let peer = receiver_index(message)
+            .and_then(|index| self.slots.owner(index))
+            .ok_or(DropReason::HandshakeUnexpected)?;
+        let p = &mut self.peers[peer.0 as usize];
+        let attempt = p.attempt.as_mut().ok_or(DropReason::HandshakeUnexpected)?;
+        p.cookies.consume(now, message, attempt.initiation.last_mac1()).map_err(|error| reason(&error))?;
+        // Once a try: whoever can read our initiations shall not make us send them in a circle.
+        if !std::mem::replace(&mut attempt.cookie_taken, true) {
+            let (tries, since) = (attempt.tries, attempt.since);
+            self.send_initiation(now, peer, tries, since);
+            if let Some(attempt) = &mut self.peers[peer.0 as usize].attempt {
+                attempt.cookie_taken = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer has used a session that we made by answering: from now on it is ours to send on.
+    pub(super) fn confirm(&mut self, now: Instant, peer: PeerId, local_index: u32) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        let Some(session) = p.next.take_if(|next| next.local_index() == local_index) else { return };
+        let dropped = p.previous.take();
+        p.previous = p.current.replace(session);
+        let endpoint = p.endpoint;
+        self.retire(dropped.as_ref());
+        if let Some(endpoint) = endpoint {
+            self.established(now, peer, endpoint, None);
+        }
+    }
+
+    /// A new session is in use.
+    fn established(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr, took: Option<Duration>) {
+        self.stale = true;
+        let p = &mut self.peers[peer.0 as usize];
+        p.unanswered_since = None;
+        let post_quantum = p.current.as_ref().is_some_and(|session| session.post_quantum());
+        let first = !std::mem::replace(&mut p.connected, true);
+        let native = p.keys.protocol() == Protocol::ShadowMesh;
+        let pings = std::mem::take(&mut p.pings);
+        self.notice(if first {
+            Notice::Connected { peer, endpoint, handshake: took, post_quantum }
+        } else {
+            Notice::Rekeyed { peer }
+        });
+        for (id, deadline) in pings {
+            self.probe(now, peer, Some((id, deadline)), None);
+        }
+        if native {
+            self.probe(now, peer, None, None); // measures the path, and confirms the session as well
+        } else if took.is_some() {
+            self.send_keepalive(now, peer); // the responder may not send before it hears from us
+        }
+    }
+
+    /// Frees what belonged to a session that nobody uses any more.
+    pub(super) fn retire(&mut self, session: Option<&Arc<Session>>) {
+        if let Some(session) = session {
+            self.slots.release(session.local_index());
+            self.stale = true;
+        }
+    }
+
+    /// Ends a first half that has waited in vain.
+    pub(super) fn expire_part1(&mut self, now: Instant) {
+        let Self { split_waiting, peers, .. } = self;
+        split_waiting.retain(|peer| {
+            let part1: &mut Option<_> = &mut peers[peer.0 as usize].part1;
+            part1.take_if(|(_, until)| now >= *until);
+            part1.is_some()
+        });
+    }
+}
+
+/// Ends what has outlived its time; `true` if something went.
+pub(super) fn expire_sessions(p: &mut Peer, now: Instant) -> [Option<Arc<Session>>; 3] {
+    let old = |session: &mut Arc<Session>| {
+        now.saturating_duration_since(session.established()) >= limits::REJECT_AFTER_TIME
+    };
+    [p.current.take_if(old), p.previous.take_if(old), p.next.take_if(old)]
+}
+
+fn reason(error: &HandshakeError) -> DropReason {
+    match error {
+        HandshakeError::Malformed => DropReason::UnknownMessage,
+        HandshakeError::InvalidMac1 => DropReason::HandshakeMac,
+        HandshakeError::OtherHandshake | HandshakeError::AlreadyComplete => DropReason::HandshakeUnexpected,
+        HandshakeError::OtherPeer => DropReason::HandshakeUnknownPeer,
+        _ => DropReason::HandshakeForged,
+    }
+}

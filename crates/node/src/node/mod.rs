@@ -1,0 +1,555 @@
+//! The slow path: who the peers are, which sessions stand, and what is due.
+
+mod handshakes;
+mod load;
+mod slots;
+mod timers;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use carrier::{Carrier, PathMtu};
+use handshake::{
+    CookieChecker, CookieJar, HEADER_LEN, Identity, LANES, PeerKeys, Protocol, PublicKey, Session, Suite,
+    TAG_LEN, Timestamp,
+};
+use packet::{Class, Pool};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use thiserror::Error;
+
+use self::load::Load;
+use self::slots::Slots;
+use crate::config::{Config, ConfigError, PeerConfig, PeerId};
+use crate::drops::{DropReason, Drops};
+use crate::event::{Action, Datagram, Event, Notice, Pong};
+use crate::inner::{CONTENT_LEN, Content, Control, ProbeReply};
+use crate::peer::{Outstanding, Path, Peer, QUEUE_PACKETS};
+use crate::routes::Routes;
+use crate::status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
+use crate::table::{PeerRow, PeerState, Published, SessionRow, Table};
+use crate::worker::{Setup, Worker};
+
+/// How often the node looks at its peers while any of them is active. All its deadlines are at least ten times as far
+/// apart, so none is noticeably late.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a probe may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// No peer has that name or key.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("no peer is called `{0}`")]
+pub struct NotFound(pub String);
+
+/// The slow path. See the crate's documentation for how to drive it.
+#[derive(Debug)]
+pub struct Node {
+    identity: Identity,
+    start: Instant,
+    /// The wall-clock time at `start`.
+    unix_time: Duration,
+    epoch: u32,
+    /// Handshakes begun since the start.
+    initiations: u32,
+    suite: Suite,
+    workers: usize,
+    /// The inner MTU: never more than was configured.
+    mtu: u16,
+    mtu_configured: u16,
+    peers: Vec<Peer>,
+    by_key: HashMap<PublicKey, PeerId>,
+    routes: Arc<Routes>,
+    slots: Slots,
+    /// Peers whose initiation is half there.
+    split_waiting: Vec<PeerId>,
+    published: Arc<Published>,
+    /// The table no longer shows how things are.
+    stale: bool,
+    take_published: bool,
+    pool: Pool,
+    drops: Arc<Drops>,
+    rng: ChaCha20Rng,
+    cookies: CookieChecker,
+    load: Load,
+    transmits: VecDeque<Datagram>,
+    actions: VecDeque<Action>,
+    next_tick: Option<Instant>,
+    next_id: u64,
+}
+
+impl Node {
+    /// A node and its workers. `seed` must be fresh and secret: it feeds every random choice but the key generation of
+    /// ML-KEM, which draws its own.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself.
+    pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Result<(Self, Vec<Worker>), ConfigError> {
+        if !(1..=LANES).contains(&config.workers) {
+            return Err(ConfigError::Workers(config.workers));
+        }
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let identity = Identity::new(config.secret);
+        let by_key = check_keys(&identity, &config.peers)?;
+        let routes = Arc::new(Routes::new(check_routes(&config.peers)?));
+        let peers = (config.peers.into_iter())
+            .map(|peer| new_peer(&identity, peer, config.mtu, now))
+            .collect::<Result<Vec<_>, _>>()?;
+        let pool = Pool::new(config.pool);
+        let drops = Arc::new(Drops::default());
+        let empty = Table { routes: Arc::clone(&routes), peers: rows(&peers), sessions: Vec::new() };
+        let published = Arc::new(Published::new(empty));
+        let workers = (0..config.workers)
+            .map(|lane| {
+                Worker::new(Setup {
+                    lane: lane as u8,
+                    workers: config.workers,
+                    peers: peers.len(),
+                    start: now,
+                    pool: pool.clone(),
+                    pool_large: config.pool.large,
+                    drops: Arc::clone(&drops),
+                    published: Arc::clone(&published),
+                    coalesce: config.coalesce,
+                })
+            })
+            .collect();
+        let cookies = CookieChecker::new(&identity, &mut rng);
+        let mut node = Self {
+            identity,
+            start: now,
+            unix_time: config.unix_time,
+            epoch: config.epoch,
+            initiations: 0,
+            suite: handshake::preferred_suite(),
+            workers: config.workers,
+            mtu: config.mtu,
+            mtu_configured: config.mtu,
+            slots: Slots::default(),
+            split_waiting: Vec::new(),
+            peers,
+            by_key,
+            routes,
+            published,
+            stale: false,
+            take_published: false,
+            pool,
+            drops,
+            rng,
+            cookies,
+            load: Load::new(now),
+            transmits: VecDeque::new(),
+            actions: VecDeque::new(),
+            next_tick: None,
+            next_id: 1,
+        };
+        // Whoever can be reached is reached at once: the first packet then finds a session.
+        for index in 0..node.peers.len() {
+            if node.peers[index].endpoint.is_some() {
+                node.begin_handshake(now, PeerId(index as u32));
+            }
+        }
+        node.settle(now);
+        Ok((node, workers))
+    }
+
+    /// Takes what a worker has to tell.
+    pub fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Handshake { from, message } => self.handle_message(now, from, &message),
+            Event::NeedSession { peer } => self.begin_handshake(now, peer),
+            Event::SessionConfirmed { peer, local_index } => self.confirm(now, peer, local_index),
+            Event::Roamed { peer, endpoint } => self.roam(now, peer, endpoint),
+            Event::ProbeReply { peer, at, reply } => self.handle_reply(now, peer, at, &reply),
+            Event::PathTooSmall { peer } => {
+                self.search_path_mtu(now, peer);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_tick.is_some_and(|at| now >= at) {
+            self.next_tick = None;
+            self.tick(now);
+        }
+        self.settle(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) must be called next, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.next_tick.map(|at| (at, "look at the peers"))
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing for the program to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether a new table was published since the last call: wake the workers then.
+    pub fn take_published(&mut self) -> bool {
+        std::mem::take(&mut self.take_published)
+    }
+
+    /// Sends a probe to a peer, after a handshake if there must be one, and returns its number: an
+    /// [`Action::Pong`] with that number follows, at the latest [a tick](Self::poll_timeout) after `timeout`. A WireGuard
+    /// peer knows no probes and never answers one.
+    pub fn ping(&mut self, now: Instant, peer: PeerId, timeout: Duration) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let deadline = now + timeout;
+        match self.peers.get_mut(peer.0 as usize) {
+            Some(p) if p.keys.protocol() == Protocol::ShadowMesh => {
+                if p.current.is_some() {
+                    self.probe(now, peer, Some((id, deadline)), None);
+                } else {
+                    p.pings.push((id, deadline));
+                    self.begin_handshake(now, peer);
+                }
+            }
+            _ => self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None })),
+        }
+        self.settle(now);
+        id
+    }
+
+    /// Starts a fresh handshake with a peer now.
+    pub fn rekey(&mut self, now: Instant, peer: PeerId) {
+        self.begin_handshake(now, peer);
+        self.settle(now);
+    }
+
+    /// Sets a peer's endpoint, as after a look-up of its host name.
+    pub fn set_endpoint(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        let begin = p.endpoint.is_none() && p.current.is_none();
+        if p.endpoint != Some(endpoint) {
+            p.endpoint = Some(endpoint);
+            self.search_path_mtu(now, peer);
+            self.stale = true;
+        }
+        // An attempt under way goes on to the new place at its next try.
+        if begin {
+            self.begin_handshake(now, peer);
+        }
+        self.settle(now);
+    }
+
+    /// The peer with that name or base64 public key.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, name: &str) -> Result<PeerId, NotFound> {
+        let by_key = || name.parse().ok().and_then(|key: PublicKey| self.by_key.get(&key).copied());
+        let by_name = self.peers.iter().position(|peer| peer.name == name).map(|index| PeerId(index as u32));
+        by_name.or_else(by_key).ok_or_else(|| NotFound(name.to_owned()))
+    }
+
+    /// A snapshot for people and programs.
+    pub fn status(&self, now: Instant) -> NodeStatus {
+        let class = |class| {
+            let packet::ClassUse { capacity, in_use, exhausted } = self.pool.usage(class);
+            ClassStatus { capacity, in_use, exhausted }
+        };
+        NodeStatus {
+            public_key: self.identity.public_key().to_string(),
+            workers: self.workers,
+            mtu: self.mtu,
+            pool: PoolStatus { large: class(Class::Large), small: class(Class::Small) },
+            drops: named(&self.drops),
+            peers: self.peers.iter().map(|peer| peer_status(peer, now)).collect(),
+        }
+    }
+
+    /// Packets forwarded, and packets dropped, in all: for checks that nothing is lost unaccounted.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let all = std::iter::once(&*self.drops).chain(self.peers.iter().map(|peer| &peer.state.drops));
+        all.flat_map(Drops::iter)
+    }
+
+    /// Ends every call: publishes what has changed and keeps the clock going while there is something to watch.
+    fn settle(&mut self, now: Instant) {
+        if std::mem::take(&mut self.stale) {
+            let mut sessions = vec![None; self.slots.len()];
+            for (index, peer) in self.peers.iter().enumerate() {
+                for session in peer.sessions() {
+                    let row = SessionRow { session: Arc::clone(session), peer: PeerId(index as u32) };
+                    sessions[crate::table::slot_of(session.local_index())] = Some(row);
+                }
+            }
+            self.published.publish(Table {
+                routes: Arc::clone(&self.routes),
+                peers: rows(&self.peers),
+                sessions,
+            });
+            self.take_published = true;
+        }
+        if self.next_tick.is_none() && self.peers.iter().any(needs_clock) {
+            self.next_tick = Some(now + TICK);
+        }
+    }
+
+    /// A peer has authenticated itself from a new place.
+    fn roam(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        if p.endpoint == Some(endpoint) {
+            return;
+        }
+        let known = p.endpoint.replace(endpoint).is_some();
+        self.search_path_mtu(now, peer);
+        self.stale = true;
+        if known {
+            self.notice(Notice::Roamed { peer, endpoint });
+        }
+    }
+
+    /// A peer's path has changed, or refused a packet: looks anew for the largest packet it passes.
+    fn search_path_mtu(&mut self, now: Instant, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        if let Some(endpoint) = p.endpoint {
+            let outside = self.mtu_configured.saturating_add(overhead(p.keys.protocol(), endpoint));
+            p.path_mtu.restart(outside, now);
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.actions.push_back(Action::Notice(notice));
+    }
+
+    /// Seals `plaintext` for a peer and sends it.
+    fn send_sealed(&mut self, now: Instant, peer: PeerId, plaintext: &[u8]) -> bool {
+        let Some(p) = self.peers.get(peer.0 as usize) else { return false };
+        let (Some(session), Some(to)) = (&p.current, p.endpoint) else { return false };
+        let sealer = session.sealer(0);
+        let Ok(counter) = sealer.reserve(1) else { return false };
+        let mut contents = vec![0; HEADER_LEN + plaintext.len() + TAG_LEN];
+        contents[HEADER_LEN..][..plaintext.len()].copy_from_slice(plaintext);
+        sealer.seal(counter, &mut contents);
+        p.state.last_sent.set(self.start, now);
+        self.transmits.push_back(Datagram { to, contents });
+        true
+    }
+
+    /// Sends nothing, but sealed: it confirms a session and keeps a path open.
+    fn send_keepalive(&mut self, now: Instant, peer: PeerId) {
+        match self.peers[peer.0 as usize].keys.protocol() {
+            Protocol::WireGuard => self.send_sealed(now, peer, &[]),
+            Protocol::ShadowMesh => self.send_sealed(now, peer, &[Content::Padding as u8]),
+        };
+    }
+
+    /// Sends a probe: for a ping, for the path's figures, or padded to `mtu` bytes outside.
+    fn probe(&mut self, now: Instant, peer: PeerId, ping: Option<(u64, Instant)>, mtu: Option<u16>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let p = &self.peers[peer.0 as usize];
+        let mut plaintext = Control::ProbeRequest { id }.to_bytes().to_vec();
+        if let (Some(mtu), Some(endpoint)) = (mtu, p.endpoint) {
+            let outside = usize::from(Carrier::Udp.overhead(endpoint.ip())) + HEADER_LEN + TAG_LEN;
+            plaintext.resize(usize::from(mtu).saturating_sub(outside).max(plaintext.len()), 0);
+        }
+        let tx_packets = p.tx_packets();
+        if !self.send_sealed(now, peer, &plaintext) {
+            if let Some((id, _)) = ping {
+                self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
+            }
+            return;
+        }
+        let displaced = self.peers[peer.0 as usize].path.sent(Outstanding {
+            id,
+            sent_at: now,
+            deadline: ping.map_or(now + PROBE_TIMEOUT, |(_, deadline)| deadline),
+            tx_packets,
+            mtu,
+            ping: ping.map(|(id, _)| id),
+        });
+        if let Some(id) = displaced.and_then(|probe| probe.ping) {
+            self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
+        }
+    }
+
+    fn handle_reply(&mut self, now: Instant, peer: PeerId, at: Instant, reply: &ProbeReply) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        let Some(place) = p.path.outstanding.iter().position(|probe| probe.id == reply.id) else { return };
+        let Some(probe) = p.path.outstanding.remove(place) else { return };
+        p.path.answered(&probe, at, reply);
+        p.unanswered_since = None;
+        self.stale |= p.size_queue(self.mtu);
+        if let Some(id) = probe.ping {
+            let rtt = Some(at.saturating_duration_since(probe.sent_at));
+            self.actions.push_back(Action::Pong(Pong { id, peer, rtt }));
+        }
+        if let Some(mtu) = probe.mtu
+            && p.path_mtu.handle_answer(now, mtu).is_some()
+        {
+            self.fit_mtu(peer);
+        }
+    }
+
+    /// Brings the inner MTU to what all paths pass.
+    fn fit_mtu(&mut self, peer: PeerId) {
+        let fits = self.peers.iter().filter_map(|p| {
+            let outside = p.path_mtu.confirmed()?;
+            Some(outside.saturating_sub(overhead(p.keys.protocol(), p.endpoint?)))
+        });
+        let mtu = fits.min().unwrap_or(self.mtu_configured).min(self.mtu_configured);
+        if mtu != self.mtu {
+            if mtu < self.mtu {
+                self.notice(Notice::MtuLowered { peer, mtu });
+            }
+            self.mtu = mtu;
+            self.actions.push_back(Action::SetMtu(mtu));
+        }
+    }
+
+    /// The timestamp of the next initiation.
+    fn next_timestamp(&mut self, now: Instant, protocol: Protocol) -> Timestamp {
+        self.initiations += 1;
+        match protocol {
+            Protocol::ShadowMesh => {
+                Timestamp::from_counter(u64::from(self.epoch) << 32 | u64::from(self.initiations))
+            }
+            Protocol::WireGuard => {
+                Timestamp::tai64n(self.unix_time + now.saturating_duration_since(self.start))
+            }
+        }
+    }
+}
+
+/// Bytes that a carrier and a protocol add to an inner packet.
+fn overhead(protocol: Protocol, endpoint: SocketAddr) -> u16 {
+    let sealed = match protocol {
+        Protocol::ShadowMesh => HEADER_LEN + CONTENT_LEN + TAG_LEN,
+        Protocol::WireGuard => HEADER_LEN + TAG_LEN,
+    };
+    Carrier::Udp.overhead(endpoint.ip()) + sealed as u16
+}
+
+fn check_keys(identity: &Identity, peers: &[PeerConfig]) -> Result<HashMap<PublicKey, PeerId>, ConfigError> {
+    let mut by_key = HashMap::new();
+    for (index, peer) in peers.iter().enumerate() {
+        if peer.public_key == identity.public_key() {
+            return Err(ConfigError::OwnKey(peer.name.clone()));
+        }
+        if let Some(PeerId(first)) = by_key.insert(peer.public_key, PeerId(index as u32)) {
+            let first = peers[first as usize].name.clone();
+            return Err(ConfigError::DuplicateKey(first, peer.name.clone()));
+        }
+    }
+    Ok(by_key)
+}
+
+fn check_routes(peers: &[PeerConfig]) -> Result<Vec<(ipnet::IpNet, PeerId)>, ConfigError> {
+    let mut owners = HashMap::new();
+    let mut routes = Vec::new();
+    for (index, peer) in peers.iter().enumerate() {
+        for prefix in peer.allowed_ips.iter().map(ipnet::IpNet::trunc) {
+            if let Some(first) = owners.insert(prefix, index).filter(|&first| first != index) {
+                let (first, second) = (peers[first].name.clone(), peer.name.clone());
+                return Err(ConfigError::OverlappingAllowedIp { prefix, first, second });
+            }
+            routes.push((prefix, PeerId(index as u32)));
+        }
+    }
+    Ok(routes)
+}
+
+fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Result<Peer, ConfigError> {
+    let keys = PeerKeys::new(identity, peer.public_key, peer.preshared_key, peer.protocol)
+        .map_err(|error| ConfigError::Key(peer.name.clone(), error))?;
+    let unknown = SocketAddr::from(([0; 16], 0)); // as if over IPv6, whose header is the longer one
+    let outside = mtu.saturating_add(overhead(peer.protocol, peer.endpoint.unwrap_or(unknown)));
+    Ok(Peer {
+        name: peer.name,
+        keys,
+        allowed_ips: peer.allowed_ips,
+        keepalive: peer.keepalive,
+        endpoint: peer.endpoint,
+        state: Arc::new(PeerState::default()),
+        current: None,
+        previous: None,
+        next: None,
+        attempt: None,
+        part1: None,
+        greatest_timestamp: Timestamp::default(),
+        last_initiation: None,
+        cookies: CookieJar::new(&peer.public_key),
+        split: false,
+        unanswered_since: None,
+        handshake_took: None,
+        connected: false,
+        path: Path::default(),
+        path_mtu: PathMtu::new(outside, now),
+        pings: Vec::new(),
+        queue_packets_max: *QUEUE_PACKETS.start(),
+    })
+}
+
+/// Something about the peer may become due.
+fn needs_clock(peer: &Peer) -> bool {
+    peer.attempt.is_some()
+        || peer.sessions().next().is_some()
+        || !peer.pings.is_empty()
+        || !peer.path.outstanding.is_empty()
+        || peer.part1.is_some()
+        || (peer.keepalive.is_some() && peer.endpoint.is_some())
+}
+
+fn rows(peers: &[Peer]) -> Vec<PeerRow> {
+    peers
+        .iter()
+        .map(|peer| PeerRow {
+            state: Arc::clone(&peer.state),
+            protocol: peer.keys.protocol(),
+            endpoint: peer.endpoint,
+            session: peer.current.clone(),
+            queue_packets_max: peer.queue_packets_max,
+        })
+        .collect()
+}
+
+fn named(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+}
+
+fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
+    let session: Option<&Session> = peer.current.as_deref();
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    PeerStatus {
+        name: peer.name.clone(),
+        public_key: peer.keys.public_key().to_string(),
+        protocol: match peer.keys.protocol() {
+            Protocol::ShadowMesh => "shadowmesh".to_owned(),
+            Protocol::WireGuard => "wireguard".to_owned(),
+        },
+        post_quantum: session.is_some_and(Session::post_quantum),
+        cipher: session.map(|session| match session.suite() {
+            Suite::Aes256Gcm => "AES-256-GCM".to_owned(),
+            Suite::ChaCha20Poly1305 => "ChaCha20-Poly1305".to_owned(),
+        }),
+        endpoint: peer.endpoint,
+        carrier: Carrier::Udp.name().to_owned(),
+        allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+        connected: session.is_some(),
+        latest_handshake_s: session
+            .map(|session| now.saturating_duration_since(session.established()).as_secs_f64()),
+        handshake_ms: peer.handshake_took.map(milliseconds),
+        rtt_ms: peer.path.rtt.map(milliseconds),
+        loss: peer.path.loss,
+        rate_bps: peer.path.rate_bps,
+        queue_packets_max: peer.queue_packets_max,
+        rx_bytes: peer.state.rx_bytes.load(Relaxed),
+        rx_packets: peer.state.rx_packets.load(Relaxed),
+        tx_bytes: peer.state.tx_bytes.load(Relaxed),
+        tx_packets: peer.state.tx_packets.load(Relaxed),
+        drops: named(&peer.state.drops),
+    }
+}

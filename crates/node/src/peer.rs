@@ -1,0 +1,194 @@
+//! The slow path's view of one peer: its sessions, the handshake in progress, what its path is like.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use carrier::PathMtu;
+use handshake::{CookieJar, IncomingPart1, Initiation, PeerKeys, Session, Timestamp};
+use ipnet::IpNet;
+
+use crate::table::PeerState;
+
+/// Probes sent and not yet answered or given up; older ones give way.
+const OUTSTANDING_MAX: usize = 64;
+/// The bounds of an egress queue, packets.
+pub(crate) const QUEUE_PACKETS: std::ops::RangeInclusive<u32> = 256..=8_192;
+
+/// One peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) keys: PeerKeys,
+    pub(crate) allowed_ips: Vec<IpNet>,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) state: Arc<PeerState>,
+    /// What we send on.
+    pub(crate) current: Option<Arc<Session>>,
+    /// What the peer may still send on.
+    pub(crate) previous: Option<Arc<Session>>,
+    /// Made by answering; ours to send on once the peer has used it.
+    pub(crate) next: Option<Arc<Session>>,
+    pub(crate) attempt: Option<Attempt>,
+    /// The first half of an initiation in two parts.
+    pub(crate) part1: Option<(IncomingPart1, Instant)>,
+    /// The timestamp of the newest initiation accepted: older ones are replays.
+    pub(crate) greatest_timestamp: Timestamp,
+    pub(crate) last_initiation: Option<Instant>,
+    pub(crate) cookies: CookieJar,
+    /// The path is known, or suspected, not to pass a whole initiation.
+    pub(crate) split: bool,
+    /// Since when the peer owes us an answer.
+    pub(crate) unanswered_since: Option<Instant>,
+    pub(crate) handshake_took: Option<Duration>,
+    /// A session stands, as far as people were told.
+    pub(crate) connected: bool,
+    pub(crate) path: Path,
+    pub(crate) path_mtu: PathMtu,
+    /// Pings that wait for a session, with their deadlines.
+    pub(crate) pings: Vec<(u64, Instant)>,
+    pub(crate) queue_packets_max: u32,
+}
+
+/// A handshake that we have begun.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) initiation: Initiation,
+    pub(crate) sent_at: Instant,
+    pub(crate) retry_at: Instant,
+    pub(crate) tries: u32,
+    /// When the first try was made.
+    pub(crate) since: Instant,
+    /// A cookie was already taken for this try.
+    pub(crate) cookie_taken: bool,
+}
+
+/// A probe on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) id: u64,
+    pub(crate) sent_at: Instant,
+    pub(crate) deadline: Instant,
+    /// What had been sent before it.
+    pub(crate) tx_packets: u64,
+    /// The outer size it was padded to, for path MTU discovery.
+    pub(crate) mtu: Option<u16>,
+    /// The ping that it answers.
+    pub(crate) ping: Option<u64>,
+}
+
+/// What probes have told of the path.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    pub(crate) outstanding: VecDeque<Outstanding>,
+    pub(crate) next_probe: Option<Instant>,
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) loss: Option<f64>,
+    pub(crate) rate_bps: Option<f64>,
+    last_reply: Option<LastReply>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastReply {
+    tx_packets: u64,
+    datagrams: u64,
+    bytes: u64,
+    clock_us: u64,
+}
+
+/// Weight of a new sample in a smoothed figure.
+const GAIN: f64 = 1.0 / 8.0;
+/// Fewer packets than this say little about loss.
+const LOSS_SAMPLE_PACKETS: u64 = 20;
+
+fn smooth(old: Option<f64>, sample: f64) -> f64 {
+    old.map_or(sample, |old| old + (sample - old) * GAIN)
+}
+
+impl Path {
+    /// Takes the answer to `probe`, which arrived at `at`.
+    pub(crate) fn answered(&mut self, probe: &Outstanding, at: Instant, reply: &crate::inner::ProbeReply) {
+        let sample = at.saturating_duration_since(probe.sent_at);
+        self.rtt = Some(match self.rtt {
+            None => sample,
+            Some(old) => (old * 7 + sample) / 8,
+        });
+        let new = LastReply {
+            tx_packets: probe.tx_packets,
+            datagrams: reply.datagrams,
+            bytes: reply.bytes,
+            clock_us: reply.clock_us,
+        };
+        // An answer overtaken by a newer one, or a peer that has started anew, tells nothing about what lies between.
+        let Some(last) = self.last_reply.replace(new).filter(|last| {
+            new.tx_packets >= last.tx_packets
+                && new.datagrams > last.datagrams
+                && new.clock_us > last.clock_us
+        }) else {
+            return;
+        };
+        let sent = new.tx_packets - last.tx_packets;
+        let received = new.datagrams - last.datagrams;
+        if sent >= LOSS_SAMPLE_PACKETS {
+            let lost = (1.0 - received as f64 / sent as f64).clamp(0.0, 1.0);
+            self.loss = Some(smooth(self.loss, lost));
+            let seconds = (new.clock_us - last.clock_us) as f64 / 1e6;
+            let sample = (new.bytes - last.bytes) as f64 * 8.0 / seconds;
+            // The most that came through lately, forgotten by and by: a sender that pauses has not shrunk the path.
+            self.rate_bps = Some(self.rate_bps.map_or(sample, |old| sample.max(old * 0.95)));
+        } else {
+            self.loss = Some(smooth(self.loss, 0.0));
+        }
+    }
+
+    /// Takes probes out that are past their deadline.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Outstanding> {
+        let (expired, alive): (Vec<_>, Vec<_>) =
+            self.outstanding.drain(..).partition(|probe: &Outstanding| now >= probe.deadline);
+        self.outstanding = alive.into();
+        for _ in expired.iter().filter(|probe| probe.mtu.is_none()) {
+            self.loss = Some(smooth(self.loss, 1.0));
+        }
+        expired
+    }
+
+    pub(crate) fn sent(&mut self, probe: Outstanding) -> Option<Outstanding> {
+        let displaced =
+            if self.outstanding.len() == OUTSTANDING_MAX { self.outstanding.pop_front() } else { None };
+        self.outstanding.push_back(probe);
+        displaced
+    }
+
+    /// Packets in flight on a full path: rate × RTT, from what was measured.
+    pub(crate) fn bandwidth_delay_packets(&self, mtu: u16) -> Option<u32> {
+        let bytes = self.rate_bps? / 8.0 * self.rtt?.as_secs_f64();
+        Some((bytes / f64::from(mtu)).min(f64::from(u32::MAX)) as u32)
+    }
+}
+
+impl Peer {
+    /// The sessions that data may arrive on.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        [&self.current, &self.previous, &self.next].into_iter().flatten()
+    }
+
+    /// Sets the egress queue's limit to the bandwidth-delay product. Returns whether it changed so much that the
+    /// workers should know.
+    pub(crate) fn size_queue(&mut self, mtu: u16) -> bool {
+        let Some(packets) = self.path.bandwidth_delay_packets(mtu) else { return false };
+        let wanted = packets.clamp(*QUEUE_PACKETS.start(), *QUEUE_PACKETS.end());
+        let changed = wanted.abs_diff(self.queue_packets_max) > self.queue_packets_max / 4;
+        if changed {
+            self.queue_packets_max = wanted;
+        }
+        changed
+    }
+
+    /// Inner packets sent so far.
+    pub(crate) fn tx_packets(&self) -> u64 {
+        self.state.tx_packets.load(Relaxed)
+    }
+}

@@ -1,0 +1,379 @@
+//! From the link to the TUN.
+
+use std::fmt;
+use std::io::{ErrorKind, IoSlice};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+
+use handshake::{DataHeader, HEADER_LEN, OpenError, Opener, Protocol, TAG_LEN, limits};
+use packet::coalesce::{CoalesceLimits, Group};
+use packet::{Class, Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun, ip};
+
+use super::{Context, REPORT_AGAIN, Told};
+use crate::config::PeerId;
+use crate::drops::DropReason;
+use crate::event::Event;
+use crate::inner::{CONTENT_LEN, Content, Control, ProbeReply};
+use crate::table::{PeerState, SessionRow};
+
+/// Datagrams, or trains of them, received in one call.
+const SLOTS: usize = 64;
+/// Room of a slot: the largest UDP payload, and a little more so that the slots' fronts do not all fall into the same
+/// cache sets.
+const SLOT_BYTES: usize = MAX_PACKET + 1 + 192;
+/// Calls in one round.
+const CALLS_MAX: usize = 4;
+/// Bytes of a probe on the wire.
+const PROBE_BYTES: usize = HEADER_LEN + Control::LEN + TAG_LEN;
+
+/// The inbound half of a worker.
+pub(super) struct Inbound {
+    slots: Vec<RecvSlot>,
+    /// The packets of one call that were opened and may go to the TUN, in order.
+    opened: Vec<Opened>,
+    limits: CoalesceLimits,
+    /// Indexed by peer.
+    told: Vec<Told>,
+}
+
+/// Where an opened packet is.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    peer: PeerId,
+    slot: u16,
+    start: u32,
+    end: u32,
+    partial: bool,
+}
+
+/// Datagrams of one session and lane in a row: its replay window is locked and its counters are written once.
+struct Run<'a> {
+    row: &'a SessionRow,
+    state: &'a PeerState,
+    opener: Opener<'a>,
+    receiver: u32,
+    lane: u8,
+    datagrams: u64,
+    bytes: u64,
+    packets: u64,
+    packet_bytes: u64,
+}
+
+impl<'a> Run<'a> {
+    fn begin(cx: &Context<'a>, header: &DataHeader) -> Result<Self, DropReason> {
+        let row = cx.table.session(header.receiver).ok_or(DropReason::UnknownSession)?;
+        let session = &row.session;
+        if session.protocol() != header.protocol {
+            return Err(DropReason::UnknownSession);
+        }
+        if cx.now.saturating_duration_since(session.established()) >= limits::REJECT_AFTER_TIME {
+            return Err(DropReason::SessionExpired);
+        }
+        let opener = session.opener(header.lane).map_err(reason)?;
+        Ok(Self {
+            row,
+            state: &cx.table.peers[row.peer.0 as usize].state,
+            opener,
+            receiver: header.receiver,
+            lane: header.lane,
+            datagrams: 0,
+            bytes: 0,
+            packets: 0,
+            packet_bytes: 0,
+        })
+    }
+
+    fn continues(&self, header: &DataHeader) -> bool {
+        self.receiver == header.receiver && self.lane == header.lane
+    }
+
+    /// Writes down what the run has counted.
+    fn end(self, cx: &Context<'_>) {
+        if self.datagrams == 0 {
+            return;
+        }
+        self.state.rx_datagrams.fetch_add(self.datagrams, Relaxed);
+        self.state.rx_datagram_bytes.fetch_add(self.bytes, Relaxed);
+        self.state.last_received.set(cx.start, cx.now);
+        if self.packets > 0 {
+            self.state.rx_packets.fetch_add(self.packets, Relaxed);
+            self.state.rx_bytes.fetch_add(self.packet_bytes, Relaxed);
+            self.state.last_data_received.set(cx.start, cx.now);
+        }
+    }
+}
+
+fn reason(error: OpenError) -> DropReason {
+    match error {
+        OpenError::Truncated => DropReason::Truncated,
+        OpenError::UnknownLane => DropReason::UnknownLane,
+        OpenError::TooOld => DropReason::TooOld,
+        OpenError::Replayed => DropReason::Replayed,
+        OpenError::Forged => DropReason::Forged,
+        OpenError::Expired => DropReason::SessionExpired,
+    }
+}
+
+/// What a plaintext turned out to be.
+enum Inner {
+    Packet { start: usize, partial: bool },
+    Probe { id: u64 },
+    Reply(ProbeReply),
+    Nothing,
+}
+
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbound")
+            .field("slots", &self.slots.len())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inbound {
+    pub(super) fn new(peers: usize, limits: CoalesceLimits) -> Self {
+        Self {
+            slots: (0..SLOTS).map(|_| RecvSlot::new(SLOT_BYTES)).collect(),
+            opened: Vec::with_capacity(SLOTS * 64),
+            limits,
+            told: vec![Told::default(); peers],
+        }
+    }
+
+    /// Receives and delivers until the link is empty or it is others' turn. Returns whether it may have more.
+    pub(super) fn receive<T: Tun, L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        tun: &mut T,
+        link: &mut L,
+    ) -> bool {
+        for _ in 0..CALLS_MAX {
+            let Ok(filled) = link.recv(&mut self.slots) else { return false };
+            self.open(cx, link, filled);
+            self.deliver(cx, tun);
+            if filled == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Opens every datagram in the first `filled` slots.
+    fn open<L: Link>(&mut self, cx: &mut Context<'_>, link: &mut L, filled: usize) {
+        let Self { slots, opened, told, .. } = self;
+        opened.clear();
+        let mut run: Option<Run<'_>> = None;
+        let mut source = None;
+        for (index, slot) in slots.iter_mut().take(filled).enumerate() {
+            let (from, ecn) = (slot.from, slot.ecn);
+            let segment_size = slot.segment_size.max(1);
+            let received = slot.len.min(slot.buf.len());
+            let mut at = 0;
+            for datagram in slot.buf[..received].chunks_mut(segment_size) {
+                let start = at;
+                at += datagram.len();
+                let Some(header) = DataHeader::parse(datagram) else {
+                    hand_to_node(cx, from, datagram);
+                    continue;
+                };
+                if !run.as_ref().is_some_and(|run| run.continues(&header)) {
+                    if let Some(done) = run.take() {
+                        done.end(cx);
+                    }
+                    match Run::begin(cx, &header) {
+                        Ok(new) => run = Some(new),
+                        Err(reason) => {
+                            cx.drops.add(reason, 1);
+                            continue;
+                        }
+                    }
+                }
+                let Some(run) = &mut run else { continue };
+                match open_one(cx, run, datagram, from, ecn, told, &mut source) {
+                    Ok(Inner::Packet { start: offset, partial }) => opened.push(Opened {
+                        peer: run.row.peer,
+                        slot: index as u16,
+                        start: (start + offset) as u32,
+                        end: (start + datagram.len() - TAG_LEN) as u32,
+                        partial,
+                    }),
+                    Ok(Inner::Probe { id }) => answer(cx, run, link, id, from),
+                    Ok(Inner::Reply(reply)) => {
+                        cx.events.push(cx.drops, Event::ProbeReply { peer: run.row.peer, at: cx.now, reply });
+                    }
+                    Ok(Inner::Nothing) => {}
+                    Err(reason) => run.state.drops.add(reason, 1),
+                }
+            }
+        }
+        if let Some(done) = run {
+            done.end(cx);
+        }
+    }
+
+    /// Writes the opened packets to the TUN, in order, those that belong together at once.
+    fn deliver<T: Tun>(&mut self, cx: &Context<'_>, tun: &mut T) {
+        let Self { slots, opened, limits, .. } = self;
+        let bytes =
+            |packet: &Opened| &slots[packet.slot as usize].buf[packet.start as usize..packet.end as usize];
+        let mut rest = opened.as_slice();
+        while let Some((first, others)) = rest.split_first() {
+            let drops = &cx.table.peers[first.peer.0 as usize].state.drops;
+            rest = others;
+            let Ok(mut group) = Group::start(bytes(first), first.partial, *limits) else {
+                drops.add(DropReason::InnerMalformed, 1);
+                continue;
+            };
+            let mut parts = [IoSlice::new(&[]); Group::MAX_SEGMENTS + 2];
+            parts[2] = IoSlice::new(group.payload(bytes(first)));
+            while let Some((next, others)) = rest.split_first() {
+                if next.peer != first.peer || !group.try_push(bytes(next), next.partial) {
+                    break;
+                }
+                rest = others;
+                parts[1 + group.count()] = IoSlice::new(group.payload(bytes(next)));
+            }
+            let count = group.count();
+            let (vnet, header) = group.finish();
+            let vnet = vnet.to_bytes();
+            parts[0] = IoSlice::new(&vnet);
+            parts[1] = IoSlice::new(header);
+            if let Err(error) = tun.send(&parts[..count + 2]) {
+                if error.kind() == ErrorKind::InvalidInput && count > 1 {
+                    // The kernel takes no such super-packet after all: never try again, and deliver these singly.
+                    *limits = CoalesceLimits::default();
+                    let done = opened.len() - rest.len();
+                    for packet in &opened[done - count..done] {
+                        deliver_plain(cx, tun, bytes(packet), packet);
+                    }
+                } else {
+                    drops.add(DropReason::TunRefused, count as u64);
+                }
+            }
+        }
+    }
+}
+
+/// Writes one packet by itself.
+fn deliver_plain<T: Tun>(cx: &Context<'_>, tun: &mut T, bytes: &[u8], packet: &Opened) {
+    let drops = &cx.table.peers[packet.peer.0 as usize].state.drops;
+    let Ok(mut group) = Group::start(bytes, packet.partial, CoalesceLimits::default()) else {
+        drops.add(DropReason::InnerMalformed, 1);
+        return;
+    };
+    let (vnet, header) = group.finish();
+    let (vnet, header_len) = (vnet.to_bytes(), header.len());
+    let parts = [IoSlice::new(&vnet), IoSlice::new(&bytes[..header_len]), IoSlice::new(group.payload(bytes))];
+    if tun.send(&parts).is_err() {
+        drops.add(DropReason::TunRefused, 1);
+    }
+}
+
+/// Authenticates one datagram and says what it holds.
+fn open_one<'a>(
+    cx: &mut Context<'a>,
+    run: &mut Run<'a>,
+    datagram: &mut [u8],
+    from: SocketAddr,
+    ecn: Ecn,
+    told: &mut [Told],
+    source: &mut Option<(std::net::IpAddr, PeerId)>,
+) -> Result<Inner, DropReason> {
+    let opened = run.opener.open(datagram).map_err(reason)?;
+    run.datagrams += 1;
+    run.bytes += datagram.len() as u64;
+    if opened.newest {
+        report(cx, run.row, from, &mut told[run.row.peer.0 as usize]);
+    }
+    let end = datagram.len() - TAG_LEN;
+    let plaintext = &mut datagram[HEADER_LEN..end];
+    let (skip, partial) = match run.row.session.protocol() {
+        Protocol::WireGuard if plaintext.is_empty() => return Ok(Inner::Nothing),
+        Protocol::WireGuard => (0, false),
+        Protocol::ShadowMesh => match plaintext.first().copied().and_then(Content::parse) {
+            Some(Content::Padding) => return Ok(Inner::Nothing),
+            Some(Content::Ip) => (CONTENT_LEN, false),
+            Some(Content::IpPartial) => (CONTENT_LEN, true),
+            Some(Content::Control) => {
+                return match Control::parse(plaintext) {
+                    Some(Control::ProbeRequest { id }) => Ok(Inner::Probe { id }),
+                    Some(Control::ProbeReply(reply)) => Ok(Inner::Reply(reply)),
+                    None => Err(DropReason::InnerMalformed),
+                };
+            }
+            None => return Err(DropReason::InnerMalformed),
+        },
+    };
+    let packet = &mut plaintext[skip..];
+    let address = ip::source(packet).ok_or(DropReason::InnerMalformed)?;
+    let owner = match *source {
+        Some((last, owner)) if last == address => Some(owner),
+        _ => cx.table.routes.lookup(address),
+    };
+    if owner != Some(run.row.peer) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    *source = Some((address, run.row.peer));
+    if ecn != Ecn::NotEct && !ip::decapsulate_ecn(ecn, packet) {
+        return Err(DropReason::EcnMarked);
+    }
+    run.packets += 1;
+    run.packet_bytes += packet.len() as u64;
+    Ok(Inner::Packet { start: HEADER_LEN + skip, partial })
+}
+
+/// Tells the node of a session's first use and of a peer's new address, once each.
+fn report(cx: &mut Context<'_>, row: &SessionRow, from: SocketAddr, told: &mut Told) {
+    let peer = row.peer;
+    let published = &cx.table.peers[peer.0 as usize];
+    let local_index = row.session.local_index();
+    let in_use = published.session.as_ref().is_some_and(|session| session.local_index() == local_index);
+    let fresh = |at| cx.now < at + REPORT_AGAIN;
+    if !in_use && !told.session.is_some_and(|(index, at)| index == local_index && fresh(at)) {
+        told.session = Some((local_index, cx.now));
+        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index });
+    }
+    if published.endpoint != Some(from) {
+        let fresh = |at| cx.now < at + REPORT_AGAIN;
+        if !told.endpoint.is_some_and(|(endpoint, at)| endpoint == from && fresh(at)) {
+            told.endpoint = Some((from, cx.now));
+            cx.events.push(cx.drops, Event::Roamed { peer, endpoint: from });
+        }
+    }
+}
+
+/// Answers a probe on the spot: the round-trip time is then the path's, and not that of a queue in this process.
+fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, to: SocketAddr) {
+    let sealer = run.row.session.sealer(cx.lane);
+    let Ok(counter) = sealer.reserve(1) else { return };
+    let reply = ProbeReply {
+        id,
+        datagrams: run.state.rx_datagrams.load(Relaxed) + run.datagrams,
+        bytes: run.state.rx_datagram_bytes.load(Relaxed) + run.bytes,
+        clock_us: cx.now.saturating_duration_since(cx.start).as_micros() as u64,
+    };
+    let mut datagram = [0; PROBE_BYTES];
+    datagram[HEADER_LEN..][..Control::LEN].copy_from_slice(&Control::ProbeReply(reply).to_bytes());
+    sealer.seal(counter, &mut datagram);
+    let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: datagram.len(), contents: &datagram };
+    // A full link loses the answer; the next probe gets its own.
+    if link.send(&transmit).is_ok() {
+        run.state.last_sent.set(cx.start, cx.now);
+    }
+}
+
+/// What is not data is the node's business.
+fn hand_to_node(cx: &mut Context<'_>, from: SocketAddr, message: &[u8]) {
+    if handshake::classify(message).is_none() || message.len() > Class::SMALL_BYTES {
+        cx.drops.add(DropReason::UnknownMessage, 1);
+        return;
+    }
+    let Some(mut buf) = cx.pool.take(Class::Small) else {
+        cx.drops.add(DropReason::HandshakeBacklog, 1);
+        return;
+    };
+    buf.storage_mut()[..message.len()].copy_from_slice(message);
+    buf.commit(0..message.len());
+    cx.events.push(cx.drops, Event::Handshake { from, message: buf });
+}
