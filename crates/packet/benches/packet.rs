@@ -166,11 +166,11 @@ mod trains {
         });
     }
 
-    /// A packet that joins nobody: the price of every small packet.
-    #[divan::bench]
-    fn pass_alone(bencher: Bencher<'_, '_>) {
+    /// A packet that nobody joins, as it ends a burst (PSH) or not.
+    #[divan::bench(args = [true, false])]
+    fn pass_alone(bencher: Bencher<'_, '_>, push: bool) {
         let mut packet = train(true).remove(0);
-        packet[33] |= 0x08;
+        packet[33] |= if push { 0x08 } else { 0 };
         bencher.bench_local(|| {
             let mut group = Group::start(black_box(&packet), true, CoalesceLimits::ALL).expect("well-formed");
             black_box(group.finish().0)

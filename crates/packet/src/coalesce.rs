@@ -135,15 +135,16 @@ impl Group {
     /// Makes the group one that others may join, if its first packet allows that.
     #[inline]
     fn open(&mut self, packet: &[u8], ip: &Ip, partial: bool) {
+        // What passes alone most often is told first: a segment that ends something, or one without data.
+        let ends = flag::SYN | flag::RST | flag::URG | flag::FIN | flag::PSH;
+        if self.protocol == TCP
+            && packet.get(self.transport + TCP_FLAGS).is_none_or(|flags| flags & ends != 0)
+        {
+            return;
+        }
         let Some(segment) = mergeable(packet, self.version, self.protocol) else { return };
         if segment.header_len == segment.total_len {
             return;
-        }
-        if self.protocol == TCP {
-            let flags = packet[self.transport + TCP_FLAGS];
-            if flags & (flag::SYN | flag::RST | flag::URG | flag::FIN | flag::PSH) != 0 {
-                return;
-            }
         }
         self.pseudo_sum = checksum::pseudo_header(ip.src, ip.dst, self.protocol, 0);
         if !self.checksum_holds(packet, partial) {
@@ -223,7 +224,7 @@ impl Group {
         let ours = &self.header[self.transport..self.header_len];
         let theirs = &packet[self.transport..self.header_len];
         let payload_so_far = (self.total_len - self.header_len) as u32;
-        let changed = ours[TCP_FLAGS] & !flag::CWR ^ theirs[TCP_FLAGS];
+        let changed = (ours[TCP_FLAGS] & !flag::CWR) ^ theirs[TCP_FLAGS];
         // CWR in a later segment, as it would be told in the first, is a change that must not be.
         changed & !(flag::FIN | flag::PSH) == 0
             && be32(theirs, 4) == be32(ours, 4).wrapping_add(payload_so_far)
@@ -332,16 +333,14 @@ impl Group {
     }
 }
 
-/// The lengths of a TCP or UDP packet that a super-packet can stand for: no IPv4 options, no extension headers, no
-/// fragment, a valid IPv4 header checksum, consistent lengths. `packet` ends where its IP header says.
+/// The lengths of a TCP or UDP packet that a super-packet can stand for: no IPv4 options, no extension headers, a
+/// valid IPv4 header checksum, consistent lengths. `packet` is no fragment and ends where its IP header says.
 #[inline]
 fn mergeable(packet: &[u8], version: Version, protocol: u8) -> Option<Segment> {
     let transport_at = match version {
         Version::V4 => {
             let header: &[u8; IPV4_HEADER] = packet.first_chunk()?;
-            // The reserved bit, MF and the offset are zero.
-            let plain = header[0] == 0x45 && be16(header, 6) & 0xbfff == 0;
-            if !plain || checksum::fold(checksum::sum(header, 0)) != 0xffff {
+            if header[0] != 0x45 || checksum::fold(checksum::sum(header, 0)) != 0xffff {
                 return None;
             }
             IPV4_HEADER

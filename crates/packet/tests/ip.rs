@@ -95,6 +95,14 @@ fn extension_headers_are_walked_to_the_transport() {
     assert_eq!(read(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9)), (60, 104, false));
 }
 
+#[test]
+fn padding_is_not_taken_for_extension_headers() {
+    let mut packet = extended(60, &[17, 0, 1, 4, 0, 0, 0, 0]);
+    packet[4..6].fill(0);
+    let ip = Ip::parse(&packet).unwrap();
+    assert_eq!((ip.protocol, ip.header_len, ip.total_len), (60, 40, 40));
+}
+
 /// RFC 6040 §4.2, figure 4, row by row; `None` is "drop".
 #[test]
 fn congestion_marks_leave_the_tunnel_as_rfc_6040_says() {

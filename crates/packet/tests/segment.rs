@@ -119,6 +119,38 @@ fn a_partial_checksum_inside_a_tunnel_is_completed_here_because_the_far_end_coul
 }
 
 #[test]
+fn a_partial_checksum_in_an_odd_place_does_not_travel() {
+    let ordinary = |sketch: &Sketch| VnetHeader { gso_type: GsoType::None, ..sketch.vnet(0) };
+    let travels = |vnet: &VnetHeader, packet: &[u8]| parse(vnet, packet).unwrap().partial_travels();
+    let sketch = Sketch::tcp();
+    let mut packet = sketch.partial();
+    assert!(travels(&ordinary(&sketch), &packet));
+    // The field is the right one, but what it covers begins later.
+    let later = VnetHeader { csum_start: 24, csum_offset: 12, ..ordinary(&sketch) };
+    assert!(!travels(&later, &packet));
+    let other_field = VnetHeader { csum_offset: 6, ..ordinary(&sketch) };
+    assert!(!travels(&other_field, &packet));
+    packet[6] = 0x20;
+    assert!(!travels(&ordinary(&sketch), &packet), "a fragment");
+}
+
+#[test]
+fn a_checksum_that_comes_out_as_zero_is_sent_as_its_other_zero() {
+    // RFC 768: zero would say that there is none.
+    for mut sketch in [Sketch::udp(), Sketch::udp().v6(), Sketch::tcp()] {
+        sketch.payload[..2].fill(0);
+        let packet = sketch.full();
+        let at = sketch.ip_len() + sketch.checksum_offset();
+        sketch.payload[..2].copy_from_slice(&packet[at..at + 2]);
+        let mut packet = sketch.partial();
+        let plan = parse(&sketch.vnet(1_000), &packet).unwrap();
+        plan.complete_checksum(&mut packet);
+        assert_eq!(packet[at..at + 2], [0xff, 0xff]);
+        assert!(checksums_are_valid(&packet));
+    }
+}
+
+#[test]
 fn a_super_packet_of_headers_alone_is_one_segment() {
     let sketch = Sketch { payload: Vec::new(), ..Sketch::tcp() };
     let packet = sketch.partial();
@@ -186,6 +218,12 @@ fn every_field_that_contradicts_another_is_an_error() {
         packet[2..4].copy_from_slice(&[0, 27]);
     };
     assert_eq!(refused(&udp, half_udp), HeaderTruncated);
+
+    // Bytes behind the packet are not part of its headers.
+    let mut packet = udp.partial();
+    packet[2..4].copy_from_slice(&[0, 27]);
+    packet[24..26].copy_from_slice(&[0, 7]);
+    assert_eq!(SuperPacket::parse(&udp.vnet(40), &packet, 27), Err(HeaderTruncated));
 }
 
 #[test]

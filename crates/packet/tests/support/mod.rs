@@ -84,7 +84,7 @@ impl Sketch {
         let mut bytes = self.without_checksum();
         let at = self.ip_len() + self.checksum_offset();
         let sum = naive(&[self.pseudo_header(&bytes), bytes[self.ip_len()..].to_vec()].concat());
-        let full = if sum == 0xffff && !self.tcp { 0xffff } else { !sum };
+        let full = if sum == 0xffff { 0xffff } else { !sum };
         bytes[at..at + 2].copy_from_slice(&full.to_be_bytes());
         bytes
     }
