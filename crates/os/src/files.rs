@@ -120,10 +120,18 @@ fn notify(socket: &std::ffi::OsStr, state: &str) -> io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 
+/// The effective user and group of the process, as its user namespace numbers them; 0 is root.
+pub fn user_and_group() -> (u32, u32) {
+    // SAFETY: takes nothing, cannot fail.
+    let user = unsafe { libc::geteuid() };
+    // SAFETY: takes nothing, cannot fail.
+    let group = unsafe { libc::getegid() };
+    (user, group)
+}
+
 /// Whether the process runs as root (of its user namespace).
 pub fn is_root() -> bool {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    user_and_group().0 == 0
 }
 
 /// Raises the limit of open files as far as it goes without privileges, and returns it.

@@ -5,7 +5,30 @@
 //! - [`poll`]: `epoll` and a waker; [`signal`]: signals as a descriptor.
 //! - [`netlink`]: links, addresses and routes.
 //! - [`netns`]: anonymous network namespaces, for `demo` and for tests.
+//! - [`alloc`]: an allocator that counts.
 //! - [`files`]: key files, atomic writes, `sd_notify`, limits.
+//!
+//! ```
+//! use os::udp::{UdpConfig, bind};
+//! use packet::{Ecn, Link, RecvSlot, Transmit};
+//!
+//! let listen = "127.0.0.1:0".parse()?;
+//! let config = UdpConfig { listen, workers: 1, buffer_bytes: 1 << 20, offload: true };
+//! let mut here = bind(&config)?.remove(0);
+//! let mut there = bind(&config)?.remove(0);
+//!
+//! // Three datagrams leave in one system call.
+//! let train = [7; 2500];
+//! here.send(&Transmit { to: there.local_addr()?, ecn: Ecn::Ect0, segment_size: 1000, contents: &train })?;
+//!
+//! let poller = os::poll::Poller::new()?;
+//! poller.add(&there, 0, os::poll::Interest::READ)?;
+//! poller.wait(&mut os::poll::Events::with_capacity(1), None)?;
+//! let mut slots = [RecvSlot::new(65_535)];
+//! assert_eq!(there.recv(&mut slots)?, 1);
+//! assert_eq!((slots[0].segment_size, slots[0].ecn), (1000, Ecn::Ect0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! This is the only crate with `unsafe`: system calls, each block a single call with the reason why it is sound.
 

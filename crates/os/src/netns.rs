@@ -189,10 +189,7 @@ fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
 /// # Errors
 /// With the setting to change when the system forbids it.
 pub fn enter_user_namespace() -> io::Result<()> {
-    // SAFETY: takes nothing, cannot fail.
-    let uid = unsafe { libc::geteuid() };
-    // SAFETY: takes nothing, cannot fail.
-    let gid = unsafe { libc::getegid() };
+    let (uid, gid) = crate::files::user_and_group();
     if uid == 0 {
         return Ok(());
     }

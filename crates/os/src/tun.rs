@@ -9,7 +9,7 @@ mod selftest;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use ipnet::IpNet;
@@ -101,17 +101,6 @@ pub struct TunDevice {
     offloads: TunOffloads,
     netlink: Netlink,
 }
-
-// linux/if_tun.h
-const TUNSETIFF: libc::Ioctl = 0x4004_54ca_u32 as libc::Ioctl;
-const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0_u32 as libc::Ioctl;
-const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8_u32 as libc::Ioctl;
-const TUN_F_CSUM: libc::c_ulong = 0x01;
-const TUN_F_TSO4: libc::c_ulong = 0x02;
-const TUN_F_TSO6: libc::c_ulong = 0x04;
-const TUN_F_TSO_ECN: libc::c_ulong = 0x08;
-const TUN_F_USO4: libc::c_ulong = 0x20;
-const TUN_F_USO6: libc::c_ulong = 0x40;
 
 /// Packets that the kernel keeps for a queue while we are busy. The kernel's default for TUN is 500, which one burst
 /// of small packets fills; Ethernet devices have 1,000.
@@ -335,7 +324,7 @@ fn attach(file: &File, name: &str, flags: i32) -> io::Result<String> {
     request.0[..name.len()].copy_from_slice(name.as_bytes());
     request.0[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&(flags as u16).to_ne_bytes());
     // SAFETY: the kernel reads and writes one `struct ifreq`, for which there is room.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.0.as_mut_ptr()) })?;
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.0.as_mut_ptr()) })?;
     let end = request.0[..libc::IFNAMSIZ].iter().position(|byte| *byte == 0).unwrap_or(libc::IFNAMSIZ);
     Ok(String::from_utf8_lossy(&request.0[..end]).into_owned())
 }
@@ -343,19 +332,19 @@ fn attach(file: &File, name: &str, flags: i32) -> io::Result<String> {
 fn set_vnet_header_size(file: &File) -> io::Result<()> {
     let size = packet::VnetHeader::LEN as libc::c_int;
     // SAFETY: the kernel reads one int.
-    check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), TUNSETVNETHDRSZ, &raw const size) }).map(drop)
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) }).map(drop)
 }
 
 /// Announces what we can take (`TUNSETOFFLOAD`, which counts for the whole device).
 fn announce(file: &File, offloads: TunOffloads) -> io::Result<()> {
     let mut bits = 0;
     let wanted = [
-        (offloads.csum, TUN_F_CSUM),
-        (offloads.tso4, TUN_F_TSO4),
-        (offloads.tso6, TUN_F_TSO6),
-        (offloads.tso4 || offloads.tso6, TUN_F_TSO_ECN),
-        (offloads.uso4, TUN_F_USO4),
-        (offloads.uso6, TUN_F_USO6),
+        (offloads.csum, libc::TUN_F_CSUM),
+        (offloads.tso4, libc::TUN_F_TSO4),
+        (offloads.tso6, libc::TUN_F_TSO6),
+        (offloads.tso4 || offloads.tso6, libc::TUN_F_TSO_ECN),
+        (offloads.uso4, libc::TUN_F_USO4),
+        (offloads.uso6, libc::TUN_F_USO6),
     ];
     for (on, bit) in wanted {
         if on {
@@ -363,7 +352,7 @@ fn announce(file: &File, offloads: TunOffloads) -> io::Result<()> {
         }
     }
     // SAFETY: the argument is a number.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD, bits) }).map(drop)
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) }).map(drop)
 }
 
 /// Finds the most offloads that the kernel announces and takes. The device must be down.

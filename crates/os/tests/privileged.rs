@@ -3,6 +3,8 @@
 //! All of it happens in network namespaces made for each test. Where they cannot be made, the tests are reported as
 //! ignored with the reason; with `SHADOWMESH_REQUIRE_PRIVILEGED=1` they fail instead.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "privileged/netns.rs"]
 mod netns;
 #[path = "privileged/tun.rs"]

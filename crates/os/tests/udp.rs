@@ -1,5 +1,7 @@
 //! UDP links over loopback, with the kernel of this machine.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
-use os::netlink::{Netlink, Route};
+use os::netlink::{Changes, Netlink, Route, Watch};
 use os::netns::{Netns, enter_user_namespace, privileged, veth_pair};
 
 crate::tests!(
@@ -17,6 +17,7 @@ crate::tests!(
     addresses_and_routes_come_and_go,
     refusals_say_what_was_tried,
     route_lookups_tell_interface_source_gateway_and_mtu,
+    changes_of_links_addresses_and_routes_are_reported,
     an_ordinary_user_gets_by_with_a_user_namespace,
 );
 
@@ -176,6 +177,23 @@ fn route_lookups_tell_interface_source_gateway_and_mtu() {
     assert_eq!(netlink.lookup(IpAddr::from([8, 8, 8, 8])).unwrap_err().kind(), ErrorKind::NetworkUnreachable);
     let mtu = a.run(|| os::udp::path_mtu("10.2.0.7:9".parse().unwrap()).unwrap()).unwrap();
     assert_eq!(mtu, 1300);
+}
+
+fn changes_of_links_addresses_and_routes_are_reported() {
+    let (a, _b) = host("10.1.0.1/24");
+    let mut watch = a.run(|| Watch::open().unwrap()).unwrap();
+    let mut netlink = a.netlink().unwrap();
+    let index = netlink.link_index("eth0").unwrap();
+    assert!(!watch.drain().unwrap().any());
+
+    netlink.set_mtu(index, 1400).unwrap();
+    assert!(watch.drain().unwrap().links);
+    let route = Route { to: "10.2.0.0/16".parse().unwrap(), index, gateway: None, source: None, mtu: None };
+    netlink.add_route(&route).unwrap();
+    assert_eq!(watch.drain().unwrap(), Changes { routes: true, ..Changes::default() });
+    netlink.del_address(index, "10.1.0.1/24".parse().unwrap()).unwrap();
+    assert!(watch.drain().unwrap().addresses);
+    assert!(!watch.drain().unwrap().any());
 }
 
 const CHILD: &str = "OS_TEST_UNPRIVILEGED_CHILD";
