@@ -210,7 +210,7 @@ impl Group {
         };
         let total_len = total_len(packet, self.version)?;
         let packet = packet.get(..total_len)?;
-        if !same || total_len < self.header_len {
+        if !same {
             return None;
         }
         mergeable(packet, self.version, self.protocol)

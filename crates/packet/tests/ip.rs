@@ -87,9 +87,10 @@ fn extension_headers_are_walked_to_the_transport() {
     chain.extend([51, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     chain.extend([17, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(read(0, &chain), (17, 76, false));
-    // The first fragment, the second.
+    // The first fragment, then the second.
     assert_eq!(read(44, &[17, 0, 0, 1, 0, 0, 0, 9]), (17, 48, true));
-    assert_eq!(read(44, &[60, 0, 0, 8, 0, 0, 0, 9]), (60, 48, true));
+    // What the second carries only looks like a header.
+    assert_eq!(read(44, &[60, 0, 0, 8, 0, 0, 0, 9, 17, 0, 1, 4, 0, 0, 0, 0]), (60, 48, true));
     // A header that ends behind the packet, and more headers than anybody sends: opaque, but a packet.
     assert_eq!(read(60, &[17, 200, 0, 0, 0, 0, 0, 0]), (60, 40, false));
     assert_eq!(read(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9)), (60, 104, false));
