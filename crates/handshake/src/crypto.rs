@@ -70,15 +70,14 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
 /// HKDF with `N` outputs of 32 bytes (Noise §4.3): the whitepaper's `Kdf1`, `Kdf2` and `Kdf3`.
 pub(crate) fn hkdf<const N: usize>(chaining_key: &[u8; 32], input: &[u8]) -> [Secret; N] {
     let extracted = hmac(chaining_key, &[input]);
-    let mut previous = Zeroizing::new([0; 32]);
-    let mut index = 0u8;
-    std::array::from_fn(|_| {
-        let chained: &[u8] = if index == 0 { &[] } else { previous.as_slice() };
-        index += 1;
-        let output = hmac(&extracted, &[chained, &[index]]);
-        previous = output.clone();
-        output
-    })
+    let mut outputs: [Secret; N] = std::array::from_fn(|_| Zeroizing::new([0; 32]));
+    for index in 0..N {
+        // Each output is chained to the one before, the first to nothing.
+        let (before, rest) = outputs.split_at_mut(index);
+        let previous: &[u8] = before.last().map_or(&[], |output| output.as_slice());
+        rest[0] = hmac(&extracted, &[previous, &[index as u8 + 1]]);
+    }
+    outputs
 }
 
 /// A Diffie–Hellman result was all zeros: the remote's public key is of low order.

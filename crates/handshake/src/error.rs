@@ -26,6 +26,9 @@ pub enum HandshakeError {
     /// The second part of a split initiation is not the one the first part committed to.
     #[error("part 2 of the initiation is not the one that part 1 announced")]
     OtherPart2,
+    /// The sender is not among the known peers.
+    #[error("the initiation is from nobody we know")]
+    UnknownPeer,
     /// The [`PeerKeys`](crate::PeerKeys) passed in are not those of the initiation's sender, or of another protocol.
     #[error("the initiation is from another peer, or for another protocol than that peer's")]
     OtherPeer,

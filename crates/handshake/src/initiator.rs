@@ -116,7 +116,7 @@ impl Initiation {
                 second = header(MessageKind::InitiationPart2, local_index);
                 let mut digest = [0; 32];
                 append_encrypted(&mut second, kem.public.as_slice(), |text| {
-                    digest = state.encrypt_kem_key(text)
+                    digest = state.encrypt_kem_key(text);
                 });
                 first.extend_from_slice(&digest);
             } else {

@@ -1,5 +1,7 @@
 //! WireGuard's constants (whitepaper §6), which both protocols observe.
 
+#![expect(clippy::duration_suboptimal_units, reason = "the whitepaper gives them in seconds")]
+
 use std::time::Duration;
 
 /// After so many messages in one direction of a session, the next one is negotiated.

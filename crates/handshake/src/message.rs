@@ -65,6 +65,11 @@ pub(crate) mod cookie_reply {
     pub(crate) const LEN: usize = COOKIE.end;
 }
 
+// Nothing is answered with more than was received, or an attacker could have us flood a third party.
+const _: () = assert!(response::SHADOWMESH_LEN <= initiation::PART2_LEN);
+const _: () = assert!(response::WIREGUARD_LEN <= initiation::WIREGUARD_LEN);
+const _: () = assert!(cookie_reply::LEN <= response::WIREGUARD_LEN);
+
 /// Bytes of a cookie reply, of either protocol.
 pub const COOKIE_REPLY_LEN: usize = cookie_reply::LEN;
 
@@ -297,10 +302,6 @@ mod tests {
         for len in [initiation::PART1_LEN, initiation::PART2_LEN, response::SHADOWMESH_LEN] {
             assert!(len <= 1_280 - IPV6_AND_UDP, "{len}");
         }
-        // Nothing is answered with more than was received.
-        assert!(response::SHADOWMESH_LEN <= initiation::PART2_LEN);
-        assert!(response::WIREGUARD_LEN <= initiation::WIREGUARD_LEN);
-        assert!(cookie_reply::LEN <= response::WIREGUARD_LEN);
     }
 
     /// A datagram of this kind with nothing but a header.

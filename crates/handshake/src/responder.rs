@@ -31,12 +31,13 @@ struct Opened {
 
 impl Opened {
     /// `e, es, s, ss, e1` and the timestamp. `body` is everything the first MAC covers; `digest` that of the KEM key, if
-    /// there is one, and `timestamp` is where the sealed timestamp begins.
+    /// there is one. `static_static` has the X25519 of our static key with the remote's, or a reason to go no further.
     fn read(
         identity: &Identity,
         protocol: Protocol,
         body: &[u8],
         digest: Option<[u8; 32]>,
+        static_static: impl StaticStatic,
     ) -> Result<(Self, Option<ExpectedKemKey>), HandshakeError> {
         let mut state = SymmetricState::new(protocol, &identity.public_key());
         let suite = match protocol {
@@ -53,8 +54,8 @@ impl Opened {
         let mut sealed_static = [0; 32 + TAG_LEN];
         sealed_static.copy_from_slice(&body[initiation::STATIC]);
         state.decrypt_and_hash(&mut sealed_static)?;
-        let remote = read_key(&sealed_static, 0);
-        state.mix_key(identity.key_pair.agree(&remote)?.as_slice());
+        let remote = PublicKey::from_bytes(read_key(&sealed_static, 0));
+        state.mix_key(static_static(&remote)?.as_slice());
 
         let expected = digest.map(|digest| state.expect_kem_key(&digest));
         let mut sealed_timestamp = [0; initiation::TIMESTAMP_LEN];
@@ -64,8 +65,25 @@ impl Opened {
         timestamp.0.copy_from_slice(&sealed_timestamp[..Timestamp::LEN]);
 
         let remote_index = read_u32(body, initiation::SENDER.start);
-        let remote = PublicKey::from_bytes(remote);
         Ok((Self { state, protocol, suite, remote, remote_ephemeral, remote_index, timestamp }, expected))
+    }
+}
+
+/// What knows the X25519 of our static key with the one given.
+trait StaticStatic: FnOnce(&PublicKey) -> Result<Secret, HandshakeError> {}
+
+impl<F: FnOnce(&PublicKey) -> Result<Secret, HandshakeError>> StaticStatic for F {}
+
+/// Computes it, for whoever asks.
+fn computed(identity: &Identity) -> impl StaticStatic {
+    |remote| Ok(identity.key_pair.agree(remote.as_bytes())?)
+}
+
+/// Takes it from the keys of a peer, and refuses everybody else.
+fn known<'a>(find: impl FnOnce(&PublicKey) -> Option<&'a PeerKeys>) -> impl StaticStatic {
+    |remote| match find(remote) {
+        Some(peer) if peer.public_key() == *remote => Ok(peer.static_static.clone()),
+        _ => Err(HandshakeError::UnknownPeer),
     }
 }
 
@@ -93,17 +111,40 @@ impl Incoming {
     ///
     /// Why it is refused.
     pub fn receive(identity: &Identity, initiation: &[u8]) -> Result<Self, HandshakeError> {
+        Self::read(identity, initiation, computed(identity))
+    }
+
+    /// [`receive`](Self::receive) from known peers only: `find` looks up the public key the sender claims to have. One
+    /// Diffie–Hellman operation less, and nothing more is read of what a stranger sends.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused; [`HandshakeError::UnknownPeer`] if `find` finds nobody.
+    pub fn receive_from<'a>(
+        identity: &Identity,
+        initiation: &[u8],
+        find: impl FnOnce(&PublicKey) -> Option<&'a PeerKeys>,
+    ) -> Result<Self, HandshakeError> {
+        Self::read(identity, initiation, known(find))
+    }
+
+    fn read(
+        identity: &Identity,
+        initiation: &[u8],
+        static_static: impl StaticStatic,
+    ) -> Result<Self, HandshakeError> {
         let MacView { kind, body, .. } = admit(identity, initiation)?;
         match kind {
             MessageKind::Initiation(Protocol::WireGuard) => {
-                let (opened, _) = Opened::read(identity, Protocol::WireGuard, body, None)?;
+                let (opened, _) = Opened::read(identity, Protocol::WireGuard, body, None, static_static)?;
                 Ok(Self { opened, kem_key: None })
             }
             MessageKind::Initiation(Protocol::ShadowMesh) => {
                 let sealed = &body[initiation::KEM..];
                 let sealed = sealed.first_chunk::<SEALED_KEM_KEY_LEN>().ok_or(HandshakeError::Malformed)?;
                 let digest = crate::crypto::hash(&[sealed]);
-                let (opened, expected) = Opened::read(identity, Protocol::ShadowMesh, body, Some(digest))?;
+                let (opened, expected) =
+                    Opened::read(identity, Protocol::ShadowMesh, body, Some(digest), static_static)?;
                 let kem_key = expected.map(|expected| expected.open(sealed)).transpose()?;
                 Ok(Self { opened, kem_key })
             }
@@ -239,12 +280,34 @@ impl IncomingPart1 {
     ///
     /// Why it is refused.
     pub fn receive(identity: &Identity, part1: &[u8]) -> Result<Self, HandshakeError> {
+        Self::read(identity, part1, computed(identity))
+    }
+
+    /// [`receive`](Self::receive) from known peers only, as [`Incoming::receive_from`] does.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused; [`HandshakeError::UnknownPeer`] if `find` finds nobody.
+    pub fn receive_from<'a>(
+        identity: &Identity,
+        part1: &[u8],
+        find: impl FnOnce(&PublicKey) -> Option<&'a PeerKeys>,
+    ) -> Result<Self, HandshakeError> {
+        Self::read(identity, part1, known(find))
+    }
+
+    fn read(
+        identity: &Identity,
+        part1: &[u8],
+        static_static: impl StaticStatic,
+    ) -> Result<Self, HandshakeError> {
         let MacView { kind, body, .. } = admit(identity, part1)?;
         if kind != MessageKind::InitiationPart1 {
             return Err(HandshakeError::Malformed);
         }
         let digest = read_key(body, initiation::KEM);
-        let (opened, expected) = Opened::read(identity, Protocol::ShadowMesh, body, Some(digest))?;
+        let (opened, expected) =
+            Opened::read(identity, Protocol::ShadowMesh, body, Some(digest), static_static)?;
         let expected = expected.ok_or(HandshakeError::Malformed)?;
         Ok(Self { opened, expected, mac_keys: identity.mac_keys.clone() })
     }

@@ -95,6 +95,7 @@ struct Lane {
 }
 
 /// The result of a handshake, from which a [`Session`] is made.
+#[derive(Clone, Copy)]
 pub(crate) struct Established<'a> {
     pub(crate) state: &'a SymmetricState,
     pub(crate) protocol: Protocol,

@@ -1,5 +1,7 @@
 //! Cookies: what a responder under load asks for, and what a cookie proves.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! What both protocols promise to whoever uses them, and to whoever attacks them.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use handshake::{
@@ -268,6 +270,37 @@ fn an_initiation_for_somebody_else_is_not_even_looked_at() {
         let (_, datagrams) = pair.initiate();
         pair.bob = Identity::new(StaticSecret::generate(&mut rng(5)));
         assert_eq!(pair.receive(&datagrams).err(), Some(HandshakeError::InvalidMac1), "{form}");
+    }
+}
+
+#[test]
+fn known_peers_can_be_told_from_strangers_while_an_initiation_is_read() {
+    for (form, mut pair) in Pair::every_form() {
+        let (mut initiation, datagrams) = pair.initiate();
+        let alice = pair.alice.public_key();
+        let receive = |peer: Option<&PeerKeys>| {
+            let mut claimed = None;
+            let find = |key: &PublicKey| {
+                claimed = Some(*key);
+                peer
+            };
+            let result = match &datagrams[..] {
+                [part1, part2] => IncomingPart1::receive_from(&pair.bob, part1, find)
+                    .and_then(|part1| part1.complete(part2)),
+                whole => Incoming::receive_from(&pair.bob, &whole[0], find),
+            };
+            assert_eq!(claimed, Some(alice), "{form}");
+            result
+        };
+        assert_eq!(receive(None).err(), Some(HandshakeError::UnknownPeer), "{form}");
+        let carol = Identity::new(StaticSecret::generate(&mut rng(5)));
+        let carol =
+            PeerKeys::new(&pair.bob, carol.public_key(), PresharedKey::default(), pair.to_bob.protocol())
+                .unwrap();
+        assert_eq!(receive(Some(&carol)).err(), Some(HandshakeError::UnknownPeer), "{form}");
+        let incoming = receive(Some(&pair.to_alice)).unwrap();
+        let (response, _) = pair.respond(incoming).unwrap();
+        assert!(initiation.finish(&pair.alice, &pair.to_bob, &response, at(0)).is_ok(), "{form}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Data packets: order, replay, lanes, limits and damage.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use std::collections::HashSet;

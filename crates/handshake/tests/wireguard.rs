@@ -1,5 +1,7 @@
 //! The WireGuard protocol against an independent Noise implementation, byte for byte.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use chacha20poly1305::aead::{Aead, KeyInit};
