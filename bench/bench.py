@@ -7,6 +7,7 @@
   bench.py lossy   [-n ROUNDS] [-c a,b,...]   table 2: loss / delay scenarios
   bench.py report FILE.json           print the tables of an earlier run again
   bench.py profile NAME…              perf and strace -c of a contender's daemons under one TCP flow
+  bench.py readme                     put the short comparison into README.md
   bench.py shell  NAME                set a contender up and wait (for perf/strace)
 
 Everything runs in two fresh network namespaces per contender; no packet leaves them.
@@ -30,7 +31,7 @@ import contenders
 import goals
 import plot
 from measure import meta, one, plan_lossy, plan_tunnel, save
-from report import get, num, RATIO_COLS, report_lossy, report_suite, report_tunnels
+from report import get, num, RATIO_COLS, report_lossy, report_short, report_suite, report_tunnels
 from world import CONTENDERS, IPERF_PORT, NSL, NSR, OR, REPO, RESULTS, RUN, Ctx, runnable, sh, tree, which
 
 
@@ -91,6 +92,18 @@ def save_suite(suite, path):
         f.write(report_suite(suite, goals.markdown(suite["goals"]), os.path.basename(path[:-5]) + ".svg") + "\n")
     with open(path[:-5] + ".svg", "w") as f:
         f.write(plot.svg(suite))
+
+
+def cmd_readme(opt):
+    """The short comparison of results/latest.json, put between the markers of README.md."""
+    readme, begin, end = os.path.join(REPO, "README.md"), "<!-- bench: begin", "<!-- bench: end -->"
+    text = open(readme).read()
+    head, rest = text.split(begin, 1)
+    marker, rest = rest.split("\n", 1)
+    tail = rest.split(end, 1)[1]
+    suite = json.load(open(opt.file))
+    with open(readme, "w") as f:
+        f.write(f"{head}{begin}{marker}\n{report_short(suite)}\n{end}{tail}")
 
 
 def hot_functions():
@@ -213,6 +226,8 @@ def main():
             p.add_argument("--secs", type=int, default=5)
     p = sub.add_parser("report")
     p.add_argument("file")
+    p = sub.add_parser("readme")
+    p.add_argument("file", nargs="?", default=os.path.join(RESULTS, "latest.json"))
     p = sub.add_parser("shell")
     p.add_argument("name")
     p.add_argument("--cc", default="cubic")
@@ -237,6 +252,9 @@ def main():
             print(open(opt.file[:-5] + ".md").read())
         else:
             print(report_tunnels(d) if d["kind"] == "tunnels" else report_lossy(d))
+        return
+    if opt.cmd == "readme":
+        cmd_readme(opt)
         return
     os.makedirs(RESULTS, exist_ok=True)
     os.makedirs(RUN, exist_ok=True)

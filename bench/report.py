@@ -95,6 +95,34 @@ def report_suite(suite, goals, plot):
     return "\n".join(out)
 
 
+SHORT_COLS = [("TCP `veth`, Gbit/s", "veth", "tcp1.mbps", 1000), ("TCP `nic`, Gbit/s", "nic", "tcp1.mbps", 1000),
+              ("TCP `mtu`, Gbit/s", "mtu", "tcp1.mbps", 1000), ("CPU s/GB", "veth", "tcp1.daemon_cpu_s_per_gb", 1),
+              ("ping, ms", "veth", "ping_idle.avg", 1), ("p99 under load, ms", "veth", "ping_load.p99", 1), ("memory, MB", "veth", "rss_peak_mb.both_ends", 1)]
+
+
+def report_short(suite):
+    """One line a contender, best first: for the README."""
+    def median(name, mode, path, unit):
+        runs = suite["modes"].get(mode, {}).get("runs", [])
+        s = stat3([get(r.get("metrics", {}), path) for r in runs if r["contender"] == name])
+        return s[0] / unit if s else None
+    names = [n for n in suite["meta"]["versions"] if n != "shadowmesh-1000"]
+    floor = lambda n: n in ("veth-raw", "tun-cat-gso")
+    rows = sorted(([n] + [median(n, *c[1:]) for c in SHORT_COLS] for n in names), key=lambda r: (floor(r[0]), -(r[1] or 0)))
+    label = {"veth-raw": "*no tunnel*", "tun-cat-gso": "*no encryption*", "shadowmesh": "**shadowmesh**",
+             "shadowmesh-wg": "shadowmesh, `protocol = \"wireguard\"`"}
+    # A floor is no daemon that could use CPU or memory.
+    show = lambda n, v, c: "–" if n == "veth-raw" and c[2].startswith(("tcp1.daemon", "rss")) else num(v)
+    m = suite["meta"]
+    return "\n".join([
+        table(["one TCP flow"] + [c[0] for c in SHORT_COLS], [[label.get(r[0], r[0])] + [show(r[0], v, c) for v, c in zip(r[1:], SHORT_COLS)] for r in rows]),
+        "",
+        f"Medians of {suite['rounds']} interleaved rounds, both ends and the load on one machine: {m.get('cpu', '?')}, {m['cpus']} cores, Linux {m['kernel']},",
+        f"commit {m['commit']}. [All figures, the goals and which were met](bench/results/latest.md).",
+        "",
+        "![TCP throughput of one flow](bench/results/latest.svg)"])
+
+
 def report_lossy(doc):
     runs, names, scen = doc["runs"], doc["names"], doc["scenarios"]
     out = [f"### Loss/delay: {doc['meta']['date']}, {doc['rounds']} rounds, {doc['secs']} s each", ""]
