@@ -11,11 +11,10 @@
 //! super-packet again yields the packets that came in.
 
 use crate::ip::{IPV4_HEADER, IPV6_HEADER, InvalidPacket, Ip, TCP, UDP, Version, be16, be32, put16};
-use crate::segment::{TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER, UDP_CHECKSUM, UDP_HEADER, flag, partial_place};
+use crate::segment::{
+    HEADER_MAX, TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER, UDP_CHECKSUM, UDP_HEADER, flag, partial_place,
+};
 use crate::{GsoType, MAX_PACKET, VnetHeader, checksum};
-
-/// The largest header a group holds: IPv6 and TCP with all its options, rounded up.
-const HEADER_MAX: usize = 128;
 
 /// Which super-packets the TUN takes. By default none: then every packet passes by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

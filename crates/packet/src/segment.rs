@@ -17,6 +17,10 @@ use thiserror::Error;
 use crate::ip::{InvalidPacket, Ip, TCP, UDP, Version, be16, be32, put16, put32};
 use crate::{GsoType, VnetHeader, checksum};
 
+/// The longest header of a super-packet, and so of any of its segments: IPv6 and TCP with all options, and room for
+/// a few extension headers. Whoever copies headers needs no more.
+pub const HEADER_MAX: usize = 128;
+
 pub(crate) const TCP_HEADER: usize = 20;
 pub(crate) const UDP_HEADER: usize = 8;
 /// Offset of the checksum in a TCP header.
@@ -83,6 +87,9 @@ pub enum InvalidSuperPacket {
     /// A TCP header that is shorter than 20 bytes or longer than the packet.
     #[error("TCP data offset of {0} bytes")]
     TcpDataOffset(usize),
+    /// Headers, with IPv6 extension headers, that are longer than [`HEADER_MAX`].
+    #[error("{0} bytes of headers")]
+    HeaderTooLong(usize),
     /// The UDP length is not the rest of the packet.
     #[error("UDP length of {0} bytes")]
     UdpLength(u16),
@@ -205,6 +212,9 @@ impl SuperPacket {
             _ => udp_header_len(transport, transport_len)?,
         };
         let header_len = ip.header_len + transport_header_len;
+        if header_len > HEADER_MAX {
+            return Err(InvalidSuperPacket::HeaderTooLong(header_len));
+        }
         let gso_size = usize::from(vnet.gso_size);
         let (sequence, flags) = match protocol {
             TCP => (be32(transport, 4), transport[TCP_FLAGS]),
@@ -237,8 +247,8 @@ impl SuperPacket {
         self.segments
     }
 
-    /// Bytes of header that each segment starts with: IP and transport header of a super-packet, the IP header of an
-    /// ordinary packet.
+    /// Bytes of header that each segment starts with: IP and transport header of a super-packet, at most
+    /// [`HEADER_MAX`], or the IP header of an ordinary packet, which has no such bound.
     #[inline]
     pub fn header_len(&self) -> usize {
         self.header_len

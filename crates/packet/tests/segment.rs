@@ -2,6 +2,7 @@
 
 mod support;
 
+use packet::segment::HEADER_MAX;
 use packet::{GsoType, InvalidPacket, InvalidSuperPacket, SuperPacket, VnetHeader};
 use support::{ACK, CWR, FIN, PSH, Sketch, checksums_are_valid, cut, pattern};
 
@@ -224,6 +225,26 @@ fn every_field_that_contradicts_another_is_an_error() {
     packet[2..4].copy_from_slice(&[0, 27]);
     packet[24..26].copy_from_slice(&[0, 7]);
     assert_eq!(SuperPacket::parse(&udp.vnet(40), &packet, 27), Err(HeaderTruncated));
+}
+
+#[test]
+fn headers_longer_than_any_copy_of_them_are_an_error() {
+    // A destination options header of `len` bytes, filled with padding (RFC 8200 §4.2).
+    let with_options = |len: usize| {
+        let sketch = Sketch::tcp().v6();
+        let mut packet = sketch.partial();
+        let mut options = vec![0; len];
+        options[..4].copy_from_slice(&[6, (len / 8 - 1) as u8, 1, (len - 4) as u8]);
+        packet[6] = 60;
+        packet.splice(40..40, options);
+        packet[5] += len as u8;
+        let vnet = VnetHeader { csum_start: 40 + len as u16, ..sketch.vnet(40) };
+        parse(&vnet, &packet).map(|plan| plan.header_len())
+    };
+    let header_len = Sketch::tcp().v6().header_len();
+    assert_eq!(with_options(56), Ok(header_len + 56));
+    assert!(header_len + 56 <= HEADER_MAX);
+    assert_eq!(with_options(64), Err(InvalidSuperPacket::HeaderTooLong(header_len + 64)));
 }
 
 #[test]
