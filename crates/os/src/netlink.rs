@@ -23,12 +23,12 @@ pub use watch::{Changes, Watch};
 
 /// A request that the kernel refused.
 #[derive(Debug, Error)]
-#[error("cannot {action}: {}", kernel.as_deref().map_or_else(|| source.to_string(), |text| format!("{source}: {text}")))]
+#[error("cannot {action}: {}", kernel.as_deref().map_or_else(|| errno.to_string(), |text| format!("{errno}: {text}")))]
 pub struct NetlinkError {
     /// What was asked for, as "add address 10.0.0.1/24".
     pub action: String,
-    /// The errno.
-    pub source: io::Error,
+    /// What the kernel answered.
+    pub errno: io::Error,
     /// The kernel's own explanation (extended ACK), where it gave one.
     pub kernel: Option<String>,
 }
@@ -36,9 +36,9 @@ pub struct NetlinkError {
 impl NetlinkError {
     /// The kind of the kernel's error: `AlreadyExists`, `PermissionDenied`, `NotFound` ….
     pub fn kind(&self) -> io::ErrorKind {
-        match self.source.raw_os_error() {
+        match self.errno.raw_os_error() {
             Some(libc::ENODEV | libc::ESRCH) => io::ErrorKind::NotFound,
-            _ => self.source.kind(),
+            _ => self.errno.kind(),
         }
     }
 }
@@ -57,7 +57,7 @@ pub struct Netlink {
     buffer: Vec<u8>,
 }
 
-// linux/if_link.h, absent from libc on some targets.
+// linux/if_link.h
 const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -112,7 +112,7 @@ impl Netlink {
         let replies = self.ask(request, &action)?;
         replies.iter().find_map(Link::parse).ok_or_else(|| NetlinkError {
             action: action(),
-            source: io::ErrorKind::NotFound.into(),
+            errno: io::ErrorKind::NotFound.into(),
             kernel: None,
         })
     }
@@ -330,7 +330,7 @@ impl Netlink {
         let reply = replies.iter().find(|reply| reply.kind == libc::RTM_NEWROUTE);
         reply.and_then(Lookup::parse).ok_or_else(|| NetlinkError {
             action: action(),
-            source: io::ErrorKind::NetworkUnreachable.into(),
+            errno: io::ErrorKind::NetworkUnreachable.into(),
             kernel: None,
         })
     }
@@ -343,7 +343,7 @@ impl Netlink {
 
     /// Sends a request and collects the replies up to the acknowledgement.
     fn ask(&mut self, request: Request, action: impl Fn() -> String) -> Result<Vec<Message>, NetlinkError> {
-        let failed = |source, kernel| NetlinkError { action: action(), source, kernel };
+        let failed = |errno, kernel| NetlinkError { action: action(), errno, kernel };
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = request.finish(self.sequence);
         self.socket.write_all(&bytes).map_err(|error| failed(error, None))?;
@@ -364,7 +364,7 @@ impl Netlink {
                     libc::NLMSG_ERROR => {
                         return match reply.error() {
                             None => Ok(replies),
-                            Some((source, kernel)) => Err(failed(source, kernel)),
+                            Some((errno, kernel)) => Err(failed(errno, kernel)),
                         };
                     }
                     _ => replies.push(reply),

@@ -6,6 +6,7 @@
 //! Namespaces belong to threads, so work in one is done by a thread made for it: the caller's thread never moves.
 //! Sockets and TUN devices stay in the namespace they were made in, whoever uses them later.
 
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use crate::netlink::Netlink;
 use crate::sys::check;
+use crate::tun::{TunConfig, TunDevice};
 
 /// A network namespace. Clones are handles on the same one.
 #[derive(Clone, Debug)]
@@ -201,21 +203,28 @@ pub fn enter_user_namespace() -> io::Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(explain_user_namespace)
 }
 
-/// Finds the setting that forbids user namespaces.
 fn explain_user_namespace(error: io::Error) -> io::Error {
-    let is = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    let advice = if error.raw_os_error() == Some(libc::EINVAL) {
-        "the process has several threads already"
-    } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
-        "run `sysctl -w kernel.unprivileged_userns_clone=1`, or run as root"
-    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
-        "run `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run as root"
-    } else if is("/proc/sys/user/max_user_namespaces", "0") {
-        "run `sysctl -w user.max_user_namespaces=10000`, or run as root"
-    } else {
-        "a container or a security module forbids it; run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+    let advice = match error.raw_os_error() {
+        Some(libc::EINVAL) => "the process has several threads already",
+        _ => advice(),
     };
     io::Error::new(error.kind(), format!("cannot create a user namespace ({error}): {advice}"))
+}
+
+/// Finds the setting that keeps an ordinary user from making namespaces.
+fn advice() -> &'static str {
+    let is = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if crate::files::is_root() && !is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "the container or a security module forbids it: it needs CAP_SYS_ADMIN and CAP_NET_ADMIN"
+    } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "run as root, or allow it with `sysctl -w kernel.unprivileged_userns_clone=1`"
+    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "run as root, or allow it with `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+    } else if is("/proc/sys/user/max_user_namespaces", "0") {
+        "run as root, or allow it with `sysctl -w user.max_user_namespaces=10000`"
+    } else {
+        "run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+    }
 }
 
 /// Whether network namespaces and TUN devices can be made here.
@@ -223,9 +232,7 @@ fn explain_user_namespace(error: io::Error) -> io::Error {
 /// # Errors
 /// What is missing, in a sentence that says how to give it.
 pub fn privileged() -> Result<(), String> {
-    let namespace =
-        Netns::new().map_err(|error| format!("network namespaces cannot be made ({error}): run as root"))?;
-    let config = crate::tun::TunConfig {
+    let config = TunConfig {
         name: "probe%d".into(),
         queues: 1,
         mtu: 1280,
@@ -234,9 +241,13 @@ pub fn privileged() -> Result<(), String> {
         offload: false,
         gso_max_bytes: None,
     };
-    match namespace.run(|| crate::tun::TunDevice::create(&config).map(drop)) {
+    let namespace =
+        Netns::new().map_err(|error| format!("network namespaces cannot be made ({error}): {}", advice()))?;
+    match namespace.run(|| TunDevice::create(&config).map(drop)) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(format!("network namespaces cannot be entered ({error}): run as root")),
+        Ok(Err(error)) => {
+            Err(error.source().map_or_else(|| error.to_string(), |why| format!("{error}: {why}")))
+        }
+        Err(error) => Err(format!("network namespaces cannot be entered ({error}): {}", advice())),
     }
 }

@@ -12,6 +12,8 @@ pub(super) const RTMSG_LEN: usize = 12;
 
 // linux/if_link.h
 pub(super) const IFLA_GSO_MAX_SIZE: u16 = 41;
+// linux/rtnetlink.h
+const RTAX_MTU: u16 = 2;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,8 +204,7 @@ pub(super) fn rtmsg(route: &Route) -> [u8; RTMSG_LEN] {
     bytes
 }
 
-const RTAX_MTU: u16 = 2;
-
+/// The attributes that routes and look-ups have in common.
 #[derive(Default)]
 struct RouteFields {
     to: Option<IpAddr>,

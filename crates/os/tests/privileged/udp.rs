@@ -1,13 +1,16 @@
 //! What loopback cannot show of UDP links: small MTUs, full queues.
 
 use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
+use os::netlink::Route;
 use os::netns::{Netns, veth_pair};
 use os::udp::{UdpConfig, UdpLink, bind, path_mtu};
 use packet::{Ecn, Link, Transmit};
 
 crate::tests!(
     a_datagram_beyond_the_path_mtu_is_invalid_input_and_no_refusal_of_gso,
+    a_router_with_a_smaller_mtu_is_learnt_from,
     a_full_socket_would_block,
     a_destination_without_a_route_is_unreachable,
     the_wildcard_works_where_ipv6_is_disabled,
@@ -50,6 +53,62 @@ fn a_datagram_beyond_the_path_mtu_is_invalid_input_and_no_refusal_of_gso() {
         let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 6000, contents: &bytes };
         assert_eq!(link.send(&transmit).unwrap(), 6000);
         link.set_dont_fragment(true).unwrap();
+    }
+    assert!(link.offloads().gso);
+}
+
+/// RFC 1191, RFC 8201: the router says what fits, the kernel remembers it, the next send is refused.
+fn a_router_with_a_smaller_mtu_is_learnt_from() {
+    let [left, router, right] = [(); 3].map(|()| Netns::new().unwrap());
+    veth_pair(&left, "eth0", &router, "eth0").unwrap();
+    veth_pair(&router, "eth1", &right, "eth0").unwrap();
+    for (host, name, addresses) in [
+        (&left, "eth0", ["10.1.0.1/24", "fd01::1/64"]),
+        (&router, "eth0", ["10.1.0.254/24", "fd01::fe/64"]),
+        (&router, "eth1", ["10.2.0.254/24", "fd02::fe/64"]),
+        (&right, "eth0", ["10.2.0.1/24", "fd02::1/64"]),
+    ] {
+        let mut netlink = host.netlink().unwrap();
+        let index = netlink.link_index(name).unwrap();
+        for address in addresses {
+            netlink.add_address(index, address.parse().unwrap()).unwrap();
+        }
+        if name == "eth1" {
+            netlink.set_mtu(index, 1400).unwrap();
+        }
+    }
+    for (host, network) in [(&left, 1), (&right, 2)] {
+        let mut netlink = host.netlink().unwrap();
+        let index = netlink.link_index("eth0").unwrap();
+        for (to, gateway) in
+            [("0.0.0.0/0", format!("10.{network}.0.254")), ("::/0", format!("fd0{network}::fe"))]
+        {
+            let gateway = Some(gateway.parse().unwrap());
+            netlink
+                .add_route(&Route { to: to.parse().unwrap(), index, gateway, source: None, mtu: None })
+                .unwrap();
+        }
+    }
+    router.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    router.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
+
+    let mut link = link(&left, 1 << 20, true);
+    for (to, headers) in [("10.2.0.1:9", 28), ("[fd02::1]:9", 48)] {
+        let to = to.parse().unwrap();
+        let mtu = || left.run(|| path_mtu(to).unwrap()).unwrap() as usize;
+        let mut send = |bytes: usize| {
+            link.send(&Transmit { to, ecn: Ecn::NotEct, segment_size: bytes, contents: &vec![0; 3 * bytes] })
+        };
+        assert_eq!(mtu(), 1500);
+        send(1500 - headers).unwrap();
+        // The router's answer takes as long as ARP takes.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while mtu() != 1400 {
+            assert!(Instant::now() < deadline, "no path MTU was learnt to {to}");
+            std::thread::yield_now();
+        }
+        assert_eq!(send(1500 - headers).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(send(1400 - headers).unwrap(), 3 * (1400 - headers));
     }
     assert!(link.offloads().gso);
 }
