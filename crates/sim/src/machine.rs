@@ -35,7 +35,7 @@ pub struct NodeSpec {
     pub workers: usize,
     /// Inner MTU, bytes.
     pub mtu: u16,
-    /// Whether the TUN device takes super-packets and partial checksums.
+    /// Whether the TUN device takes super-packets.
     pub offloads: bool,
     /// Whether the kernel joins datagrams that arrive together (UDP GRO).
     pub gro: bool,
@@ -216,6 +216,7 @@ impl Machine {
     pub(crate) fn kill(&mut self) {
         self.running = None;
         self.armed = None;
+        self.paused = false;
     }
 
     /// Tells the sockets which IP versions can be reached.

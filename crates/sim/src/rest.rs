@@ -88,7 +88,8 @@ fn unaccounted(status: &NodeStatus, (read, written): (u64, u64)) -> Vec<String> 
     found
 }
 
-fn all_drops(status: &NodeStatus) -> BTreeMap<String, u64> {
+/// Drops of all peers and of none, by reason.
+pub(crate) fn all_drops(status: &NodeStatus) -> BTreeMap<String, u64> {
     let mut sum = status.drops.clone();
     for peer in &status.peers {
         for (reason, count) in &peer.drops {

@@ -276,7 +276,7 @@ impl World {
         }
     }
 
-    /// Lets the TUN device refuse super-packets and partial checksums from now on, or take them again.
+    /// Lets the TUN device refuse super-packets from now on, or take them again.
     pub fn set_offloads(&mut self, node: NodeId, offloads: bool) {
         self.start_all();
         for tun in self.machines[node.0].tuns_mut() {

@@ -15,6 +15,7 @@ use crate::inner;
 use crate::link::Outgoing;
 use crate::machine::{self, Machine, NodeSpec, Output, PeerOptions};
 use crate::network::{Fate, LinkConfig, Network, outer_headers};
+use crate::rest::all_drops;
 use crate::trace::Trace;
 use crate::traffic::{FlowId, Ledger, Load};
 
@@ -505,6 +506,8 @@ impl World {
             Action::SetMtu(mtu) => self.machines[id.0].spec.mtu = mtu,
             Action::Resolve(peer) => {
                 let peer = self.machines[id.0].peers[peer.0 as usize].clone();
+                let name = &self.machines[id.0].spec.name;
+                self.trace.push(self.now, name, &peer.config.name, 0, "wants to be told the address of");
                 if peer.host_name {
                     self.set_endpoint(id, peer.id);
                 }
@@ -629,7 +632,13 @@ impl Drop for World {
             for entry in self.trace.last() {
                 eprintln!("{entry}");
             }
-            eprintln!("{:>13.6}s  here it failed (seed={})\n", self.now.as_secs_f64(), self.seed);
+            eprintln!("{:>13.6}s  here it failed (seed={})", self.now.as_secs_f64(), self.seed);
+            for (i, machine) in self.machines.iter().enumerate() {
+                if let Some(status) = machine.status(self.clock(NodeId(i))) {
+                    eprintln!("{}: dropped {:?}", machine.spec.name, all_drops(&status));
+                }
+            }
+            eprintln!("network: {:?}\n", self.counts);
         }
     }
 }
