@@ -73,6 +73,25 @@ pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Resul
     Ok(value)
 }
 
+/// How many datagrams the kernel has dropped because a socket's receive buffer was full (`SO_MEMINFO`).
+pub(crate) fn receive_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // linux/sock_diag.h: the array grows at its end with new kernels.
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut values = [0_u32; SK_MEMINFO_DROPS + 1];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `values`, which has that many.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(values[SK_MEMINFO_DROPS])
+}
+
 /// A `sockaddr_in` or `sockaddr_in6` as the kernel lays it out.
 ///
 /// ```text

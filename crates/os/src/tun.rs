@@ -193,6 +193,15 @@ impl TunDevice {
         Ok(self.netlink.link_by_index(self.index)?.up)
     }
 
+    /// How many packets the kernel has dropped because a queue was full: the driver does not hold the sender back,
+    /// it drops.
+    ///
+    /// # Errors
+    /// `NotFound` when the interface is gone.
+    pub fn kernel_drops(&mut self) -> Result<u64, NetlinkError> {
+        Ok(self.netlink.link_by_index(self.index)?.tx_dropped)
+    }
+
     /// Sets the MTU, in bytes. Below 1,280 the kernel removes the interface's IPv6 addresses.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 mod link;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::sys::{self, RawAddress, check, set_option};
 pub use link::UdpLink;
+use link::refuses_gso;
 
 /// How to [`bind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,20 +87,21 @@ const GSO_SEGMENTS: usize = 64;
 /// [`BindError`]; in particular [`BindError::AddressInUse`] when another instance listens on the port, though all
 /// sockets of one instance share it.
 pub fn bind(config: &UdpConfig) -> Result<Vec<UdpLink>, BindError> {
-    let dual = config.listen.ip().is_unspecified();
-    if dual {
-        let wildcard = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.listen.port());
-        match bind_group(config, wildcard) {
-            // EAFNOSUPPORT: the kernel has no IPv6. EADDRNOTAVAIL: it is disabled (net.ipv6.conf.all.disable_ipv6).
-            Err(error)
-                if config.listen.is_ipv4()
-                    && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
-            result => return result.map_err(|error| BindError::new(config.listen, error)),
-        }
+    let failed = |error| BindError::new(config.listen, error);
+    if !config.listen.ip().is_unspecified() {
+        return bind_group(config, config.listen).map_err(failed);
     }
-    bind_group(config, config.listen).map_err(|error| BindError::new(config.listen, error))
+    let port = config.listen.port();
+    match bind_group(config, (Ipv6Addr::UNSPECIFIED, port).into()) {
+        // EAFNOSUPPORT: the kernel has no IPv6. EADDRNOTAVAIL: it is disabled.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            bind_group(config, (Ipv4Addr::UNSPECIFIED, port).into()).map_err(failed)
+        }
+        result => result.map_err(failed),
+    }
 }
 
+/// The sockets of one family, and their steering.
 fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>> {
     let gso_segments = Arc::new(AtomicU32::new(if config.offload { probe_gso() } else { 0 }));
     let workers = config.workers.max(1);
@@ -203,9 +205,7 @@ fn steer_by_lane(fd: BorrowedFd<'_>, workers: u32) -> io::Result<()> {
 ///
 /// Tried over loopback, from a socket to itself. Where there is no loopback, the option's existence is believed.
 fn probe_gso() -> u32 {
-    let Ok(socket) =
-        UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind("[::1]:0"))
-    else {
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind("[::1]:0")) else {
         return probe_gso_option();
     };
     let Ok(to) = socket.local_addr() else { return probe_gso_option() };
@@ -216,13 +216,16 @@ fn probe_gso() -> u32 {
     for segments in [2 * GSO_SEGMENTS, GSO_SEGMENTS] {
         let bytes = [0; 2 * GSO_SEGMENTS];
         let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 1, contents: &bytes[..segments] };
-        if link.send_gso(&transmit).is_ok() {
-            return segments as u32;
+        match link.send_gso(&transmit) {
+            Ok(_) => return segments as u32,
+            Err(error) if refuses_gso(&error) => {}
+            Err(_) => return probe_gso_option(),
         }
     }
-    probe_gso_option()
+    0
 }
 
+/// As [`probe_gso`], by the option alone.
 fn probe_gso_option() -> u32 {
     let exists = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
         .and_then(|socket| set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 1200))

@@ -227,3 +227,22 @@ fn the_path_mtu_of_loopback_is_known() {
     assert!(path_mtu("127.0.0.1:9".parse().unwrap()).unwrap() >= 16_384);
     assert!(path_mtu("[::1]:9".parse().unwrap()).unwrap() >= 16_384);
 }
+
+#[test]
+fn what_a_full_receive_buffer_cannot_take_is_counted() {
+    let mut small = bind(&UdpConfig { buffer_bytes: 16 * 1024, ..config("127.0.0.1:0") }).unwrap().remove(0);
+    let to = small.local_addr().unwrap();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..1000 {
+        sender.send_to(&[7; 500], to).unwrap();
+    }
+    let mut slots: Vec<RecvSlot> = (0..64).map(|_| RecvSlot::new(65_535)).collect();
+    let mut received = 0;
+    while received + small.receive_drops().unwrap() < 1000 {
+        while let Ok(count) = small.recv(&mut slots) {
+            received += count as u32;
+        }
+    }
+    assert!(received > 0 && small.receive_drops().unwrap() > 0);
+    assert_eq!(received + small.receive_drops().unwrap(), 1000);
+}

@@ -38,6 +38,8 @@ pub struct Link {
     pub queue_packets: u32,
     /// Bytes of the largest super-packet given to the device.
     pub gso_max_bytes: u32,
+    /// Packets that were to leave by the interface and were dropped by its driver.
+    pub tx_dropped: u64,
 }
 
 /// An address of an interface.
@@ -94,6 +96,7 @@ impl Link {
             mac: None,
             queue_packets: 0,
             gso_max_bytes: 0,
+            tx_dropped: 0,
         };
         for (kind, data) in Attributes::new(message.body.get(IFINFO_LEN..)?) {
             match kind {
@@ -104,6 +107,11 @@ impl Link {
                 libc::IFLA_TXQLEN => link.queue_packets = read_u32(data)?,
                 IFLA_GSO_MAX_SIZE => link.gso_max_bytes = read_u32(data)?,
                 libc::IFLA_ADDRESS => link.mac = data.try_into().ok(),
+                // struct rtnl_link_stats64: eight-byte counters, of which tx_dropped is the eighth.
+                libc::IFLA_STATS64 => {
+                    link.tx_dropped =
+                        data.get(7 * 8..)?.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+                }
                 _ => {}
             }
         }

@@ -86,3 +86,42 @@ fn super_packet(v6: bool, gso_type: GsoType) -> Vec<u8> {
     }
     [&header.to_bytes()[..], &ip].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    const ANNOUNCED: TunOffloads =
+        TunOffloads { csum: true, tso4: true, tso6: true, uso4: true, uso6: true, multi_queue: true };
+
+    #[test]
+    fn a_driver_that_refuses_super_packets_gets_none() {
+        // Every write to a file opened for reading is refused.
+        let file = File::open("/dev/null").unwrap();
+        assert_eq!(run(&file, ANNOUNCED), TunOffloads { multi_queue: true, ..TunOffloads::default() });
+    }
+
+    #[test]
+    fn a_driver_that_does_not_look_at_headers_is_believed() {
+        let (ours, _drivers) = UnixDatagram::pair().unwrap();
+        assert_eq!(run(&File::from(OwnedFd::from(ours)), ANNOUNCED), ANNOUNCED);
+    }
+
+    #[test]
+    fn super_packets_have_lengths_that_agree() {
+        for (v6, gso_type) in
+            [(false, GsoType::TcpV4), (true, GsoType::TcpV6), (false, GsoType::UdpL4), (true, GsoType::UdpL4)]
+        {
+            let bytes = super_packet(v6, gso_type);
+            let (header, ip) = bytes.split_at(VnetHeader::LEN);
+            let header = VnetHeader::parse(header.try_into().unwrap()).unwrap();
+            let length =
+                if v6 { u16::from_be_bytes([ip[4], ip[5]]) + 40 } else { u16::from_be_bytes([ip[2], ip[3]]) };
+            assert_eq!(usize::from(length), ip.len());
+            assert_eq!(ip.len() - usize::from(header.hdr_len), 3 * usize::from(header.gso_size));
+        }
+    }
+}

@@ -121,6 +121,15 @@ impl UdpLink {
         UdpOffloads { gso: self.gso_segments.load(Relaxed) > 0, gro: self.gro }
     }
 
+    /// How many datagrams the kernel has dropped since [`bind`](super::bind) because nobody took them out of the
+    /// receive buffer in time. Wraps around.
+    ///
+    /// # Errors
+    /// On kernels before Linux 4.12, which do not tell.
+    pub fn receive_drops(&self) -> io::Result<u32> {
+        sys::receive_drops(self.as_fd())
+    }
+
     /// Whether datagrams must not be fragmented (the default).
     ///
     /// # Errors
@@ -216,7 +225,7 @@ impl UdpLink {
 ///
 /// `EIO`: the route's device cannot checksum, or IPsec takes the packet. `EINVAL`: too many segments, or (on
 /// older kernels) a segment larger than the path MTU. `EOPNOTSUPP`: no such control message.
-fn refuses_gso(error: &io::Error) -> bool {
+pub(super) fn refuses_gso(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
 }
 

@@ -26,6 +26,7 @@ crate::tests!(
     super_packets_stay_within_the_limit_asked_for,
     a_udp_train_arrives_as_one_super_packet,
     flows_spread_over_the_queues,
+    what_a_full_queue_cannot_take_is_dropped_and_counted,
 );
 
 fn config() -> TunConfig {
@@ -355,4 +356,22 @@ fn flows_spread_over_the_queues() {
     assert!(namespace.netlink().unwrap().link("shadow0").is_ok(), "one queue keeps the device");
     drop(queues);
     assert!(namespace.netlink().unwrap().link("shadow0").is_err());
+}
+
+fn what_a_full_queue_cannot_take_is_dropped_and_counted() {
+    let (namespace, mut device, mut queue) = device(&config());
+    namespace
+        .run(|| {
+            let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+            for _ in 0..3000 {
+                socket.send_to(b"x", "10.77.0.2:7").unwrap();
+            }
+        })
+        .unwrap();
+    let mut taken = 0;
+    while !is_empty(&mut queue) {
+        taken += 1;
+    }
+    assert_eq!(taken + device.kernel_drops().unwrap(), 3000);
+    assert!(taken >= 1000, "{taken}");
 }
