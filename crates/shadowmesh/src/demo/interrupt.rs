@@ -33,7 +33,7 @@ pub(super) fn watch(stage: Stage) -> io::Result<()> {
 }
 
 fn end(stage: Stage, signal: i32) -> ! {
-    stage.interrupt("  interrupted; both nodes are gone and nothing is left behind");
+    stage.interrupt("  interrupted; nothing is left behind");
     // As a shell reports a process that a signal has ended.
     process::exit(128 + signal)
 }

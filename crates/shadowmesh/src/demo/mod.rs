@@ -2,7 +2,8 @@
 //!
 //! It needs no configuration, installs nothing, writes no file and touches no interface of the machine. [`story`] tells
 //! what happens in order; [`world`] builds the machines it happens on; [`tcp`], [`probes`] and [`ping`] make traffic
-//! and check each byte of it; [`report`] says what came out, [`progress`] what goes on.
+//! and check each byte of it; [`report`] says what came out, [`progress`] what goes on; [`requirements`] what a machine
+//! must allow.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ mod ping;
 mod probes;
 mod progress;
 mod report;
+mod requirements;
 mod story;
 mod table;
 mod tcp;
@@ -23,6 +25,7 @@ mod world;
 
 use progress::{Stage, Style};
 use report::Report;
+use requirements::Missing;
 
 /// The options of `shadowmesh demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,7 +48,8 @@ within a second and leave nothing behind.
 
 The JSON object (version 1; a part that was not reached is null):
   ok, seconds            whether every step held; how long all took
-  steps[]                name, ok, seconds, detail: the lines shown while it runs
+  steps[]                name, ok, seconds, detail: the lines shown while it runs (only `requirements`, not ok, on a
+                         machine that cannot run it)
   handshake              ms, protocol, post_quantum, cipher
   ping                   sent, lost, avg_ms, p99_ms, max_ms
   throughput[]           direction (left_to_right, right_to_left), flows, bytes, seconds, bits_per_second
@@ -61,11 +65,13 @@ The JSON object (version 1; a part that was not reached is null):
 /// Call it while the process has one thread: without root it moves the process into a user namespace.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let stage = Stage::new();
-    if let Err(missing) = prepare(stage) {
-        stage.say(&format!("{} the demo cannot run here: {missing}", stage.style().bad("✗")));
-        return ExitCode::FAILURE;
-    }
-    let report = story::tell(stage, args.seconds);
+    let report = match prepare(stage) {
+        Ok(()) => story::tell(stage, args.seconds),
+        Err(missing) => {
+            stage.say(&format!("{} the demo cannot run here: {missing}", stage.style().mark(false)));
+            Report::not_begun(missing.what())
+        }
+    };
     if let Err(error) = print(&report, args.json) {
         stage.say(&format!("cannot write the results: {error}"));
         return ExitCode::FAILURE;
@@ -73,11 +79,14 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Gets the rights that are needed, checks that they suffice, and from then on answers Ctrl-C.
-fn prepare(stage: Stage) -> Result<(), String> {
-    os::netns::enter_user_namespace().map_err(|error| error.to_string())?;
-    interrupt::watch(stage).map_err(|error| format!("signals cannot be received: {error}"))?;
-    os::netns::privileged()
+/// Gets the rights that are needed, from then on answers Ctrl-C, and checks that the rights suffice.
+fn prepare(stage: Stage) -> Result<(), Missing> {
+    requirements::gain()?;
+    if let Err(error) = interrupt::watch(stage) {
+        // It works without: a signal then ends the demo just as surely, only less politely.
+        stage.say(&format!("signals cannot be received: {error}"));
+    }
+    requirements::check()
 }
 
 fn print(report: &Report, json: bool) -> io::Result<()> {

@@ -276,7 +276,9 @@ impl Finding for Drops {
             .map(|(node, (reason, packets))| format!("{node} {reason} {}", format::count(*packets)))
             .collect();
         let dropped = if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") };
-        format!("{dropped} · {} sent, {} received", format::count(self.sent), format::count(self.received))
+        // What was under way to the old address of a node that moved is lost outside of both.
+        let vanished = self.sent.saturating_sub(self.received);
+        format!("{dropped} · {} of {} sent did not arrive", format::count(vanished), format::count(self.sent))
     }
 }
 
@@ -305,6 +307,14 @@ impl Report {
             allocations: None,
             drops: None,
         }
+    }
+
+    /// The report of a machine that lacks something.
+    pub(super) fn not_begun(missing: &str) -> Self {
+        let mut report = Self::new();
+        let step = StepReport { name: "requirements", ok: false, seconds: 0.0, detail: missing.to_owned() };
+        report.steps.push(step);
+        report
     }
 
     /// Whether every step there was held.
@@ -403,7 +413,7 @@ mod tests {
             "✓  TCP right → left, one flow  15.0 Gbit/s · 5.61 GB, every byte right                            every byte right",
             "✓  TCP left → right, 4 flows   15.0 Gbit/s · 5.61 GB, every byte right                            every byte right",
             "✗  Rekey under load            1 of 20,000 packets lost in 4 rekeys                               none lost",
-            "✓  Packets dropped             right egress_sojourn 1,200 · 5,000,000 sent, 4,998,800 received  all counted",
+            "✓  Packets dropped             right egress_sojourn 1,200 · 1,200 of 5,000,000 sent did not arrive  all counted",
         ];
         assert_eq!(table.lines().collect::<Vec<_>>(), expected, "\n{table}");
     }

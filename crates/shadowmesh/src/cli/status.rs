@@ -1,0 +1,176 @@
+//! `status`: a running node, for a person or as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use node::PeerStatus;
+
+use super::output::{colours, print};
+use super::target::Target;
+use super::units::{bytes, count, duration, millis, percent};
+use crate::control::Status;
+use crate::failure::Failure;
+
+/// Options of `status`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit code 4 when a peer that should be connected is not: one with keepalive_s, or one that traffic waits \
+                        for and that does not answer. docs/status.md explains every key of the JSON."
+)]
+pub(super) struct Args {
+    /// Print everything as one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let status = args.target.client()?.status()?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&status);
+        print(&(json.map_err(|error| Failure::Runtime(error.to_string()))? + "\n"))?;
+    } else {
+        print(&table(&status, Paint { on: colours() }))?;
+    }
+    if status.degraded.is_empty() { Ok(()) } else { Err(Failure::Degraded) }
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug)]
+struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    fn with(self, code: &str, text: &str) -> String {
+        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+}
+
+fn table(status: &Status, paint: Paint) -> String {
+    let mut out = String::new();
+    let uptime = duration(status.uptime_s);
+    // Writing to a string cannot fail, here and below.
+    let _ = writeln!(out, "{}  up {uptime}, process {}", paint.bold(&status.name), status.pid);
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(out, "  {}{value}", paint.dim(&format!("{key:<12}")));
+    };
+    line("public key", &status.public_key);
+    let listen: Vec<_> = status.listen.iter().map(ToString::to_string).collect();
+    let udp = status.offloads.udp;
+    line("listening", &format!("UDP {}{}", listen.join(", "), on(&[(udp.gso, "GSO"), (udp.gro, "GRO")])));
+    let tun = status.offloads.tun;
+    let offloads = on(&[
+        (tun.csum, "checksum"),
+        (tun.tso4, "TSO4"),
+        (tun.tso6, "TSO6"),
+        (tun.uso4, "USO4"),
+        (tun.uso6, "USO6"),
+    ]);
+    let (name, mtu) = (&status.tun.name, status.tun.mtu);
+    line("interface", &format!("{name}, {}, MTU {mtu}{offloads}", status.tun.address.join(", ")));
+    let allocations: u64 = status.workers.iter().map(|worker| worker.allocations).sum();
+    let lost: u64 = status.workers.iter().map(|worker| worker.events_lost).sum();
+    let mut workers = format!("{}, heap allocations: {}", status.workers.len(), count(allocations));
+    if lost > 0 {
+        let _ = write!(workers, ", {} messages lost before the slow path", count(lost));
+    }
+    line("workers", &workers);
+    let (large, small) = (status.pool.large, status.pool.small);
+    let pool = format!(
+        "{} of {} train buffers and {} of {} message buffers in use",
+        large.in_use, large.capacity, small.in_use, small.capacity
+    );
+    line("memory", &pool);
+    if !status.drops.is_empty() {
+        line("drops", &drops(&status.drops));
+    }
+    out.push('\n');
+    peers(&mut out, status, paint);
+    out
+}
+
+fn on(words: &[(bool, &str)]) -> String {
+    let on: Vec<_> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+    if on.is_empty() { ", no offloads".into() } else { format!(" ({})", on.join(" ")) }
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> String {
+    drops
+        .iter()
+        .map(|(reason, packets)| format!("{reason} {}", count(*packets)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+const COLUMNS: [&str; 8] = ["PEER", "STATE", "ENDPOINT", "HANDSHAKE", "RTT", "LOSS", "RECEIVED", "SENT"];
+
+fn peers(out: &mut String, status: &Status, paint: Paint) {
+    if status.peers.is_empty() {
+        let _ = writeln!(out, "No peers are configured.");
+        return;
+    }
+    let rows: Vec<_> = status.peers.iter().map(|peer| row(peer, &status.degraded)).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([COLUMNS[column].len()]).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..COLUMNS.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let cells = cells.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            // Numbers align at their ends.
+            if column >= 4 { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let _ = writeln!(out, "{}", paint.dim(&line(&COLUMNS.map(String::from))));
+    for (peer, row) in status.peers.iter().zip(&rows) {
+        let line = line(row);
+        // Painted as a whole, after alignment: escape codes have no width.
+        let code = match (peer.connected, status.degraded.contains(&peer.name)) {
+            (true, _) => "32",
+            (false, true) => "31",
+            (false, false) => "2",
+        };
+        let _ = writeln!(out, "{}", paint.with(code, &line));
+        if !peer.drops.is_empty() {
+            let _ = writeln!(out, "  {} {}", paint.dim("drops"), drops(&peer.drops));
+        }
+    }
+}
+
+fn row(peer: &PeerStatus, degraded: &[String]) -> [String; 8] {
+    let unknown = || "–".to_owned();
+    let state = match (peer.connected, degraded.contains(&peer.name)) {
+        (true, _) => "connected",
+        (false, true) => "unreachable",
+        (false, false) => "idle",
+    };
+    let handshake = peer.latest_handshake_s.map_or_else(
+        || "never".into(),
+        |age| {
+            let kind = if peer.post_quantum { ", post-quantum" } else { "" };
+            format!("{} ago{kind}", duration(age))
+        },
+    );
+    [
+        peer.name.clone(),
+        state.into(),
+        peer.endpoint.map_or_else(unknown, |endpoint| endpoint.to_string()),
+        handshake,
+        peer.rtt_ms.map_or_else(unknown, millis),
+        peer.loss.map_or_else(unknown, percent),
+        bytes(peer.rx_bytes),
+        bytes(peer.tx_bytes),
+    ]
+}

@@ -1,0 +1,120 @@
+//! `up`: run a node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+use crate::config::{Config, Overrides};
+use crate::control::SocketName;
+use crate::control::socket::RUN_DIR;
+use crate::daemon::{self, STATE_DIR};
+use crate::failure::Failure;
+use crate::logging;
+
+/// Options of `up`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", env = "SHADOWMESH_CONFIG", hide_env = true)]
+    config: PathBuf,
+
+    /// In place of the node's name in the file
+    #[arg(
+        long = "node",
+        value_name = "NAME",
+        env = "SHADOWMESH_NODE",
+        hide_env = true,
+        help_heading = "In place of the file"
+    )]
+    name: Option<String>,
+
+    /// In place of node.listen: the UDP address and port
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "SHADOWMESH_LISTEN",
+        hide_env = true,
+        help_heading = "In place of the file"
+    )]
+    listen: Option<SocketAddr>,
+
+    /// In place of node.workers: data-plane threads
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "SHADOWMESH_WORKERS",
+        hide_env = true,
+        help_heading = "In place of the file"
+    )]
+    workers: Option<usize>,
+
+    /// In place of tun.name: the interface
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "SHADOWMESH_TUN_NAME",
+        hide_env = true,
+        help_heading = "In place of the file"
+    )]
+    tun_name: Option<String>,
+
+    /// In place of tun.mtu, in bytes
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "SHADOWMESH_MTU",
+        hide_env = true,
+        help_heading = "In place of the file"
+    )]
+    mtu: Option<u16>,
+
+    /// The control socket; @NAME for an abstract one (default: NAME.sock in --run-dir)
+    #[arg(long, value_name = "PATH", env = "SHADOWMESH_SOCKET", hide_env = true, help_heading = "Places")]
+    socket: Option<SocketName>,
+
+    /// The directory of control sockets
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value = RUN_DIR, help_heading = "Places")]
+    run_dir: PathBuf,
+
+    /// The directory of what must survive a restart
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_STATE_DIR", hide_env = true, default_value = STATE_DIR, help_heading = "Places")]
+    state_dir: PathBuf,
+
+    /// Log more; twice for everything
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Log")]
+    verbose: u8,
+
+    /// Log warnings and errors only
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Log")]
+    quiet: bool,
+
+    /// Log this much: off, error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", env = "SHADOWMESH_LOG", hide_env = true, conflicts_with_all = ["verbose", "quiet"], help_heading = "Log")]
+    log_level: Option<LevelFilter>,
+}
+
+impl Args {
+    fn level(&self) -> LevelFilter {
+        match (self.quiet, self.verbose) {
+            (true, _) => LevelFilter::Warn,
+            (false, 0) => self.log_level.unwrap_or(LevelFilter::Info),
+            (false, 1) => LevelFilter::Debug,
+            (false, _) => LevelFilter::Trace,
+        }
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    logging::start(args.level());
+    let overrides = Overrides {
+        name: args.name,
+        listen: args.listen,
+        workers: args.workers,
+        tun_name: args.tun_name,
+        mtu: args.mtu,
+    };
+    let config = Config::load(&args.config, &overrides)?;
+    let socket = args.socket.unwrap_or_else(|| SocketName::of_node(&args.run_dir, &config.name));
+    daemon::run(daemon::Options { config, socket, state_dir: args.state_dir })
+}

@@ -1,0 +1,402 @@
+//! From TOML values to a [`Config`]: every rule of the format, each with the message a person gets.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
+use ipnet::IpNet;
+use toml::de::{DeTable, DeValue};
+
+use super::error::ConfigError;
+use super::secrets::{chmod_help, read_text};
+use super::source::{Section, Source, Value, type_name};
+use super::{Config, DEFAULT_PORT, Endpoint, MTU_MAX, MTU_MIN, Peer, TunConfig};
+
+const ROOT: &[&str] = &["node", "tun", "peer"];
+const NODE: &[&str] = &["private_key", "private_key_file", "listen", "name", "workers", "offload"];
+const TUN: &[&str] = &["name", "address", "mtu"];
+const PEER: &[&str] = &[
+    "name",
+    "public_key",
+    "endpoint",
+    "allowed_ips",
+    "preshared_key",
+    "preshared_key_file",
+    "protocol",
+    "keepalive_s",
+];
+const SECTIONS: &[(&str, &[&str])] = &[("[node]", NODE), ("[tun]", TUN), ("[[peer]]", PEER)];
+
+/// Longest names of nodes and peers, in bytes.
+const NAME_LEN_MAX: usize = 64;
+
+/// The longest interface name, in bytes: `IFNAMSIZ` less the final zero.
+const INTERFACE_LEN_MAX: usize = 15;
+
+/// A key in base64, to show what one looks like.
+const KEY_EXAMPLE: &str = "\"…44 characters of base64…\"";
+
+pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Config, ConfigError> {
+    let source = Source { path, text };
+    let root = parse(&source)?;
+    Section::new(&source, "", 0..0, &root, ROOT, SECTIONS)?;
+
+    let node = section(&source, &root, "node", "[node]", NODE)?;
+    let tun = section(&source, &root, "tun", "[tun]", TUN)?;
+    let sections = peer_sections(&source, &root)?;
+
+    let name = node_name_in(&source, &node)?;
+    let secret = private_key(&source, &node, open_to_others)?;
+    let (listen, listen_place) = match node.get("listen") {
+        Some(value) => (listen(&value)?, Some(value.place())),
+        None => (SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)), None),
+    };
+    let workers = match node.get("workers") {
+        Some(value) => Some(value.integer(1..=handshake::LANES as i64)? as usize),
+        None => None,
+    };
+    let offload = node.get("offload").map_or(Ok(true), |value| value.boolean())?;
+    let tun = tun_config(&tun)?;
+    let peers = peers(&source, &sections, open_to_others, &secret.public_key(), &tun)?;
+    Ok(Config { path: path.into(), name, secret, listen, listen_place, workers, offload, tun, peers })
+}
+
+/// Only the node's name, from a file that need not be otherwise right.
+pub(super) fn name_only(path: &Path, text: &str) -> Result<String, ConfigError> {
+    let source = Source { path, text };
+    let root = parse(&source)?;
+    let node = section(&source, &root, "node", "[node]", NODE)?;
+    node_name_in(&source, &node)
+}
+
+fn parse<'i>(source: &Source<'i>) -> Result<DeTable<'i>, ConfigError> {
+    DeTable::parse(source.text).map(toml::Spanned::into_inner).map_err(|error| {
+        let message = error.message().lines().collect::<Vec<_>>().join(", ");
+        let duplicate = message.contains("duplicate key");
+        let error = source.error(error.span().unwrap_or(0..0), format!("not TOML: {message}"));
+        error.help(if duplicate {
+            "a key may be there once in its section"
+        } else {
+            "lines are `key = value`; text stands in double quotes, lists in [ ]; the rest is at https://toml.io"
+        })
+    })
+}
+
+fn section<'a, 'i>(
+    source: &'a Source<'a>,
+    root: &'a DeTable<'i>,
+    key: &str,
+    title: &'static str,
+    known: &[&str],
+) -> Result<Section<'a, 'i>, ConfigError> {
+    let Some(value) = root.get(key) else {
+        return Err(ConfigError::new(source.path, format!("there is no {title} section"))
+            .help("`shadowmesh --help` shows a configuration to start from"));
+    };
+    match value.get_ref() {
+        DeValue::Table(table) => Section::new(source, title, value.span(), table, known, SECTIONS),
+        other => {
+            let message = format!("`{key}` must be a section {title}, not {}", type_name(other));
+            Err(source.error(value.span(), message))
+        }
+    }
+}
+
+fn peer_sections<'a, 'i>(
+    source: &'a Source<'a>,
+    root: &'a DeTable<'i>,
+) -> Result<Vec<Section<'a, 'i>>, ConfigError> {
+    let Some(value) = root.get("peer") else { return Ok(Vec::new()) };
+    let wrong = |span| {
+        let message = "peers are written as sections [[peer]], in double brackets, one for each peer";
+        source.error(span, message)
+    };
+    let DeValue::Array(list) = value.get_ref() else { return Err(wrong(value.span())) };
+    list.iter()
+        .map(|item| match item.get_ref() {
+            DeValue::Table(table) => Section::new(source, "[[peer]]", item.span(), table, PEER, SECTIONS),
+            _ => Err(wrong(item.span())),
+        })
+        .collect()
+}
+
+fn node_name_in(source: &Source<'_>, node: &Section<'_, '_>) -> Result<String, ConfigError> {
+    if let Some(value) = node.get("name") {
+        let name = value.string()?;
+        return node_name(name).map(|()| name.into()).map_err(|message| value.error(message));
+    }
+    let stem = source.path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    node_name(stem).map(|()| stem.into()).map_err(|message| {
+        ConfigError::new(source.path, format!("the file's name gives no node name: {message}"))
+            .help("set `name` in [node]")
+    })
+}
+
+/// Whether a node may have that name: it becomes part of file names.
+pub(super) fn node_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > NAME_LEN_MAX {
+        Err(format!("a node name has 1 to {NAME_LEN_MAX} characters"))
+    } else if name.starts_with(['.', '-']) || !name.chars().all(allowed) {
+        Err(format!(
+            "node name `{name}`: letters, digits, `-`, `_` and `.` only, and a letter or digit first"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether Linux takes that name for an interface (`dev_valid_name`).
+pub(super) fn interface_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > INTERFACE_LEN_MAX {
+        let len = name.len();
+        Err(format!("interface name `{name}` has {len} bytes: from 1 to {INTERFACE_LEN_MAX} are possible"))
+    } else if matches!(name, "." | "..")
+        || name.contains(|c: char| c == '/' || c == ':' || !c.is_ascii_graphic())
+    {
+        Err(format!("interface name `{}`: no spaces, `/` or `:`", name.escape_debug()))
+    } else if name.replacen("%d", "", 1).contains('%') {
+        Err(format!("interface name `{name}`: `%` only as one `%d`, which stands for the first free number"))
+    } else {
+        Ok(())
+    }
+}
+
+fn listen(value: &Value<'_, '_>) -> Result<SocketAddr, ConfigError> {
+    let text = value.string()?;
+    text.parse().map_err(|_| {
+        let example = match text.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]:{DEFAULT_PORT}"),
+            Ok(address) => format!("{address}:{DEFAULT_PORT}"),
+            Err(_) => format!("0.0.0.0:{DEFAULT_PORT}"),
+        };
+        value
+            .error(format!("`{text}` is not an address with a port"))
+            .help(format!("for example: listen = \"{example}\""))
+    })
+}
+
+fn tun_config(tun: &Section<'_, '_>) -> Result<TunConfig, ConfigError> {
+    let (name, name_place) = match tun.get("name") {
+        Some(value) => {
+            let name = value.string()?;
+            interface_name(name).map_err(|message| value.error(message))?;
+            (name.into(), Some(value.place()))
+        }
+        None => ("shadow%d".into(), None),
+    };
+    let mut addresses = Vec::new();
+    for (value, text) in tun.require("address", "[\"10.77.0.1/24\"]")?.strings()? {
+        let address = prefix(&value, text)?;
+        if addresses.contains(&address) {
+            return Err(value.error(format!("address {address} is there twice")));
+        }
+        addresses.push(address);
+    }
+    let mtu = match tun.get("mtu") {
+        Some(value) => Some(value.integer(MTU_MIN.into()..=MTU_MAX.into())? as u16),
+        None => None,
+    };
+    Ok(TunConfig { name, name_place, addresses, mtu })
+}
+
+/// An address with a prefix length; without one it stands for itself alone.
+fn prefix(value: &Value<'_, '_>, text: &str) -> Result<IpNet, ConfigError> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    text.parse::<IpNet>().map_err(|_| {
+        let why = match text.split_once('/') {
+            Some((address, _)) => match address.parse::<IpAddr>() {
+                Ok(IpAddr::V4(_)) => "the prefix length of an IPv4 address is from 0 to 32".into(),
+                Ok(IpAddr::V6(_)) => "the prefix length of an IPv6 address is from 0 to 128".into(),
+                Err(_) => format!("`{address}` is not an IP address"),
+            },
+            None => "write ADDRESS/LENGTH, for example 10.77.0.0/24".into(),
+        };
+        value.error(format!("`{text}` is not an IP prefix: {why}"))
+    })
+}
+
+fn private_key(
+    source: &Source<'_>,
+    node: &Section<'_, '_>,
+    open_to_others: bool,
+) -> Result<StaticSecret, ConfigError> {
+    let inline = node.get("private_key");
+    let file = node.get("private_key_file");
+    key(source, inline, file, open_to_others)?.ok_or_else(|| {
+        node.error("[node] has no key").help(
+            "make one with (umask 077; shadowmesh genkey > node.key) and set private_key_file = \"node.key\"",
+        )
+    })
+}
+
+/// A secret given in place or in a file of its own.
+fn key<K: FromStr<Err = handshake::InvalidKey>>(
+    source: &Source<'_>,
+    inline: Option<Value<'_, '_>>,
+    file: Option<Value<'_, '_>>,
+    open_to_others: bool,
+) -> Result<Option<K>, ConfigError> {
+    match (inline, file) {
+        (None, None) => Ok(None),
+        (Some(inline), Some(file)) => Err(inline
+            .error("there is both a key and a key file")
+            .help(format!("remove one of them: the key, or the key file in line {}", file.place().line))),
+        (Some(value), None) => {
+            let key = value
+                .string()?
+                .parse()
+                .map_err(|error| value.error(format!("`{}`: {error}", value.key())))?;
+            if open_to_others {
+                return Err(value
+                    .error("the configuration holds a key, and other users can read it")
+                    .help(chmod_help(source.path)));
+            }
+            Ok(Some(key))
+        }
+        (None, Some(value)) => {
+            let name = Path::new(value.string()?);
+            let directory = source.path.parent().unwrap_or(Path::new(""));
+            let path = directory.join(name);
+            let text = read_text(&path, source.path, Some(value.place()))?;
+            if text.open_to_others {
+                return Err(value
+                    .error(format!("key file `{}` can be read by other users", path.display()))
+                    .help(chmod_help(&path)));
+            }
+            let key = text.contents.trim().parse();
+            key.map(Some).map_err(|error| value.error(format!("key file `{}`: {error}", path.display())))
+        }
+    }
+}
+
+/// Who has claimed what, to name both when two claim the same.
+#[derive(Default)]
+struct Claims<'a> {
+    names: HashMap<&'a str, usize>,
+    keys: HashMap<PublicKey, (&'a str, usize)>,
+    prefixes: HashMap<IpNet, (&'a str, usize)>,
+}
+
+fn peers(
+    source: &Source<'_>,
+    sections: &[Section<'_, '_>],
+    open_to_others: bool,
+    own_key: &PublicKey,
+    tun: &TunConfig,
+) -> Result<Vec<Peer>, ConfigError> {
+    let mut claims = Claims::default();
+    sections.iter().map(|section| peer(source, section, open_to_others, own_key, tun, &mut claims)).collect()
+}
+
+fn peer<'a>(
+    source: &Source<'_>,
+    section: &Section<'a, '_>,
+    open_to_others: bool,
+    own_key: &PublicKey,
+    tun: &TunConfig,
+    claims: &mut Claims<'a>,
+) -> Result<Peer, ConfigError> {
+    let name = peer_name(&section.require("name", "\"right\"")?, claims)?;
+
+    let value = section.require("public_key", KEY_EXAMPLE)?;
+    let public_key = PublicKey::from_str(value.string()?)
+        .map_err(|error| value.error(format!("public key of peer `{name}`: {error}")))?;
+    if public_key == *own_key {
+        return Err(value.error(format!("peer `{name}` has this node's own public key")));
+    }
+    if let Some((other, line)) = claims.keys.insert(public_key, (name, value.place().line)) {
+        return Err(
+            value.error(format!("peers `{other}` (line {line}) and `{name}` have the same public key"))
+        );
+    }
+
+    let mut allowed_ips = Vec::new();
+    for (value, text) in section.require("allowed_ips", "[\"10.77.0.2/32\"]")?.strings()? {
+        allowed_ips.push(allowed_ip(name, &value, text, tun, claims)?);
+    }
+
+    let protocol = match section.get("protocol") {
+        None => Protocol::ShadowMesh,
+        Some(value) => match value.string()? {
+            "shadowmesh" => Protocol::ShadowMesh,
+            "wireguard" => Protocol::WireGuard,
+            other => {
+                let message = format!("unknown protocol `{other}`: \"shadowmesh\" or \"wireguard\"");
+                return Err(value.error(message));
+            }
+        },
+    };
+    let endpoint = match section.get("endpoint") {
+        None => None,
+        Some(value) => {
+            let endpoint = value.string()?.parse::<Endpoint>();
+            Some(endpoint.map_err(|message| value.error(format!("endpoint of peer `{name}`: {message}")))?)
+        }
+    };
+    let keepalive = match section.get("keepalive_s") {
+        None => None,
+        Some(value) => match value.integer(0..=65_535)? {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds as u64)),
+        },
+    };
+    let inline = section.get("preshared_key");
+    let file = section.get("preshared_key_file");
+    let preshared_key = key::<PresharedKey>(source, inline, file, open_to_others)?;
+    Ok(Peer { name: name.into(), public_key, preshared_key, protocol, endpoint, allowed_ips, keepalive })
+}
+
+fn peer_name<'a>(value: &Value<'a, '_>, claims: &mut Claims<'a>) -> Result<&'a str, ConfigError> {
+    let name = value.string()?;
+    if name.is_empty()
+        || name.len() > NAME_LEN_MAX
+        || name.contains(|c: char| c.is_control() || c.is_whitespace())
+    {
+        let message = format!("a peer name has 1 to {NAME_LEN_MAX} characters and no spaces");
+        return Err(value.error(message));
+    }
+    match claims.names.insert(name, value.place().line) {
+        None => Ok(name),
+        Some(line) => Err(value.error(format!("two peers are called `{name}`; the first is in line {line}"))),
+    }
+}
+
+fn allowed_ip<'a>(
+    name: &'a str,
+    value: &Value<'a, '_>,
+    text: &str,
+    tun: &TunConfig,
+    claims: &mut Claims<'a>,
+) -> Result<IpNet, ConfigError> {
+    let prefix = prefix(value, text)?;
+    if prefix.trunc() != prefix {
+        return Err(value.error(format!("allowed IP {prefix} has bits set after its prefix")).help(format!(
+            "write {} for the network or {} for the one address",
+            prefix.trunc(),
+            IpNet::from(prefix.addr())
+        )));
+    }
+    if tun.addresses.iter().any(|own| IpNet::from(own.addr()) == prefix) {
+        return Err(value.error(format!("allowed IP {prefix} of peer `{name}` is this node's own address")));
+    }
+    match claims.prefixes.insert(prefix, (name, value.place().line)) {
+        None => Ok(prefix),
+        Some((other, line)) if other == name => Err(value
+            .error(format!("allowed IP {prefix} is given to peer `{name}` twice (first in line {line})"))),
+        Some((other, line)) => {
+            let here = value.place().line;
+            Err(value
+                .error(format!(
+                    "allowed IP {prefix} is given to both peer `{other}` (line {line}) and peer `{name}` (line {here})"
+                ))
+                .help("an address can belong to one peer only; a longer prefix inside a shorter one is fine"))
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The configuration file: TOML in, a checked [`Config`] out, or one [`ConfigError`] that says where and what to do.
+//!
+//! After [`Config::load`] there are only valid values: keys decode, names fit, no prefix belongs to two peers. What
+//! only the operating system can know (an address in use, an interface that exists) is found by `up`.
+
+mod check;
+mod endpoint;
+mod error;
+mod secrets;
+mod source;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
+use ipnet::IpNet;
+
+pub use endpoint::Endpoint;
+pub use error::{ConfigError, Place};
+
+/// The UDP port when the configuration names none.
+pub const DEFAULT_PORT: u16 = 9443;
+
+/// The smallest MTU of the TUN device, in bytes: what IPv6 requires of every link (RFC 8200 §5).
+pub const MTU_MIN: u16 = 1_280;
+
+/// The largest MTU of the TUN device, in bytes.
+pub const MTU_MAX: u16 = 9_000;
+
+/// What a node is told by its file, its environment and its command line.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it came from, as the user wrote its path.
+    pub path: PathBuf,
+    /// The node's name: names the control socket and the state file.
+    pub name: String,
+    /// Our static secret key.
+    pub secret: StaticSecret,
+    /// Where to receive datagrams.
+    pub listen: SocketAddr,
+    /// Where `listen` stands in the file, for the error of an address in use.
+    pub listen_place: Option<Place>,
+    /// Data-plane threads; `None` to choose from the cores.
+    pub workers: Option<usize>,
+    /// Whether to use the kernel's segmentation and checksum offloads where it has them.
+    pub offload: bool,
+    /// The TUN device.
+    pub tun: TunConfig,
+    /// The peers, in the order of the file.
+    pub peers: Vec<Peer>,
+}
+
+/// The `[tun]` section.
+#[derive(Clone, Debug)]
+pub struct TunConfig {
+    /// Interface name, at most 15 bytes; `%d` stands for the first free number.
+    pub name: String,
+    /// Where the name stands in the file.
+    pub name_place: Option<Place>,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// MTU in bytes; `None` to derive it from the path.
+    pub mtu: Option<u16>,
+}
+
+/// A `[[peer]]` section.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The name that people use.
+    pub name: String,
+    /// Its static public key.
+    pub public_key: PublicKey,
+    /// A symmetric key mixed into the handshake.
+    pub preshared_key: Option<PresharedKey>,
+    /// Which handshake to speak.
+    pub protocol: Protocol,
+    /// Where to reach it; `None` for a peer that calls us.
+    pub endpoint: Option<Endpoint>,
+    /// The inner addresses that are its own.
+    pub allowed_ips: Vec<IpNet>,
+    /// Send something at least this often.
+    pub keepalive: Option<Duration>,
+}
+
+/// What the command line and the environment say in place of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// For `node.name`.
+    pub name: Option<String>,
+    /// For `node.listen`.
+    pub listen: Option<SocketAddr>,
+    /// For `node.workers`.
+    pub workers: Option<usize>,
+    /// For `tun.name`.
+    pub tun_name: Option<String>,
+    /// For `tun.mtu`, in bytes.
+    pub mtu: Option<u16>,
+}
+
+impl Config {
+    /// Reads and checks a configuration file and the key files it names.
+    ///
+    /// # Errors
+    /// The first mistake, with its line and column.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = secrets::read_text(path, path, None)?;
+        Self::parse(path, &text.contents, text.open_to_others, overrides)
+    }
+
+    /// Checks the text of a configuration file. Key files are looked up relative to `path`'s directory.
+    ///
+    /// `open_to_others` tells whether other users can read that text, in which case it must not hold a key itself.
+    ///
+    /// # Errors
+    /// The first mistake, with its line and column.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        open_to_others: bool,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut config = check::config(path, text, open_to_others)?;
+        config.apply(overrides)?;
+        Ok(config)
+    }
+
+    fn apply(&mut self, overrides: &Overrides) -> Result<(), ConfigError> {
+        let invalid = |message: String| ConfigError::new(&self.path, message);
+        if let Some(name) = &overrides.name {
+            check::node_name(name).map_err(invalid)?;
+            self.name.clone_from(name);
+        }
+        if let Some(name) = &overrides.tun_name {
+            check::interface_name(name).map_err(invalid)?;
+            self.tun.name.clone_from(name);
+        }
+        if let Some(mtu) = overrides.mtu {
+            if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+                return Err(invalid(format!("MTU {mtu} is outside {MTU_MIN} to {MTU_MAX}")));
+            }
+            self.tun.mtu = Some(mtu);
+        }
+        if let Some(workers) = overrides.workers {
+            if !(1..=handshake::LANES).contains(&workers) {
+                return Err(invalid(format!(
+                    "{workers} workers: from 1 to {} are possible",
+                    handshake::LANES
+                )));
+            }
+            self.workers = Some(workers);
+        }
+        if let Some(listen) = overrides.listen {
+            self.listen = listen;
+            self.listen_place = None;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the node that a configuration file describes, without reading its keys: what `status -c FILE` needs.
+///
+/// # Errors
+/// When the file cannot be read, is not TOML, or its name is unusable.
+pub fn name_of(path: &Path) -> Result<String, ConfigError> {
+    let text = secrets::read_text(path, path, None)?;
+    check::name_only(path, &text.contents)
+}

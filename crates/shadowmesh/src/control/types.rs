@@ -1,0 +1,144 @@
+//! What crosses the control socket, as JSON. `docs/status.md` documents every key of [`Status`] for its users.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use node::{PeerStatus, PoolStatus};
+use serde::{Deserialize, Serialize};
+
+/// The version of [`Status`]; grows when a key is removed or changes its meaning, not when one is added.
+pub(crate) const STATUS_VERSION: u32 = 1;
+
+/// A running node at one moment: what `status --json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// [`STATUS_VERSION`].
+    pub(crate) version: u32,
+    /// The node's name.
+    pub(crate) name: String,
+    /// Our public key, base64.
+    pub(crate) public_key: String,
+    /// The daemon's process.
+    pub(crate) pid: u32,
+    /// Seconds since the daemon started.
+    pub(crate) uptime_s: f64,
+    /// Names of the peers that should be connected and are not.
+    pub(crate) degraded: Vec<String>,
+    /// Where datagrams are received.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// The TUN device.
+    pub(crate) tun: TunStatus,
+    /// What the kernel does for us.
+    pub(crate) offloads: Offloads,
+    /// Packet memory.
+    pub(crate) pool: PoolStatus,
+    /// Packets dropped that belong to no known peer, by reason.
+    pub(crate) drops: BTreeMap<String, u64>,
+    /// The peers, in the order of the configuration.
+    pub(crate) peers: Vec<PeerStatus>,
+    /// The data-plane threads.
+    pub(crate) workers: Vec<WorkerStatus>,
+}
+
+/// The TUN device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TunStatus {
+    /// Interface name.
+    pub(crate) name: String,
+    /// The largest inner packet, bytes.
+    pub(crate) mtu: u16,
+    /// Its addresses, each with its prefix length.
+    pub(crate) address: Vec<String>,
+}
+
+/// Offloads in use.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Offloads {
+    /// Of the TUN device.
+    pub(crate) tun: TunOffloads,
+    /// Of the UDP sockets.
+    pub(crate) udp: UdpOffloads,
+}
+
+/// Offloads of the TUN device.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct TunOffloads {
+    /// Partial checksums.
+    pub(crate) csum: bool,
+    /// TCP super-packets, IPv4.
+    pub(crate) tso4: bool,
+    /// TCP super-packets, IPv6.
+    pub(crate) tso6: bool,
+    /// UDP super-packets, IPv4.
+    pub(crate) uso4: bool,
+    /// UDP super-packets, IPv6.
+    pub(crate) uso6: bool,
+    /// One queue a worker.
+    pub(crate) multi_queue: bool,
+}
+
+/// Offloads of the UDP sockets.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct UdpOffloads {
+    /// Trains leave in one send.
+    pub(crate) gso: bool,
+    /// Trains arrive in one receive.
+    pub(crate) gro: bool,
+}
+
+/// A data-plane thread.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerStatus {
+    /// Heap allocations this thread has made since its loop began. It stays still while packets flow.
+    pub(crate) allocations: u64,
+    /// Rounds of its loop.
+    pub(crate) rounds: u64,
+    /// Messages for the slow path that found its queue full.
+    pub(crate) events_lost: u64,
+}
+
+/// What `POST /v1/ping` takes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PingRequest {
+    /// Name or public key of the peer.
+    pub(crate) peer: String,
+    /// Probes to send, one after the other.
+    #[serde(default = "one")]
+    pub(crate) count: u32,
+    /// Milliseconds to wait for each answer.
+    #[serde(default = "two_seconds")]
+    pub(crate) timeout_ms: u64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn two_seconds() -> u64 {
+    2_000
+}
+
+/// What `POST /v1/ping` answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PingReport {
+    /// The peer's name.
+    pub(crate) peer: String,
+    /// For each probe the round-trip time in milliseconds, or null when no answer came in time.
+    pub(crate) rtt_ms: Vec<Option<f64>>,
+}
+
+/// What `POST /v1/rekey` takes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RekeyRequest {
+    /// Name or public key of the peer.
+    pub(crate) peer: String,
+}
+
+/// What every failed request answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorReport {
+    /// What went wrong.
+    pub(crate) error: String,
+}

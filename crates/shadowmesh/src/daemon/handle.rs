@@ -1,0 +1,133 @@
+//! What reaches the node's thread, and the handle by which the control socket does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use node::{Event, NodeStatus, PeerId};
+use tokio::sync::oneshot;
+
+use super::worker_thread::Counters;
+use crate::control::server::Refusal;
+use crate::control::types::{Offloads, STATUS_VERSION, Status, TunStatus, WorkerStatus};
+
+/// What the node's thread takes from its bounded channel.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// From a worker.
+    Event(Event),
+    /// From everybody else.
+    Command(Command),
+}
+
+/// A request to the node's thread.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A snapshot, please.
+    Status(oneshot::Sender<Snapshot>),
+    /// Send a probe.
+    Ping { peer: String, timeout: Duration, reply: oneshot::Sender<Result<Answer, Refusal>> },
+    /// Start a fresh handshake.
+    Rekey { peer: String, reply: oneshot::Sender<Result<(), Refusal>> },
+    /// A look-up has ended.
+    Resolved { peer: PeerId, found: Result<SocketAddr, String> },
+    /// Come to an end.
+    Stop,
+}
+
+/// How a probe ended.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The peer's name.
+    pub(super) peer: String,
+    /// The round-trip time, if an answer came.
+    pub(super) rtt: Option<Duration>,
+}
+
+/// What only the node's thread knows.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) node: NodeStatus,
+    pub(super) offloads: Offloads,
+    pub(super) degraded: Vec<String>,
+}
+
+/// The running node, as the control socket sees it.
+#[derive(Debug)]
+pub(crate) struct NodeHandle {
+    pub(super) name: String,
+    pub(super) started: Instant,
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) tun_name: String,
+    pub(super) tun_addresses: Vec<String>,
+    pub(super) workers: Vec<Arc<Counters>>,
+    pub(super) inputs: SyncSender<Input>,
+}
+
+impl NodeHandle {
+    /// A snapshot of everything.
+    pub(crate) async fn status(&self) -> Result<Status, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Status(reply)).await?;
+        let Snapshot { node, offloads, degraded } = answer.await.map_err(|_| Refusal::ShuttingDown)?;
+        let workers = self.workers.iter().map(|counters| WorkerStatus {
+            allocations: counters.allocations.load(Relaxed),
+            rounds: counters.rounds.load(Relaxed),
+            events_lost: counters.events_lost.load(Relaxed),
+        });
+        Ok(Status {
+            version: STATUS_VERSION,
+            name: self.name.clone(),
+            public_key: node.public_key,
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            degraded,
+            listen: self.listen.clone(),
+            tun: TunStatus {
+                name: self.tun_name.clone(),
+                mtu: node.mtu,
+                address: self.tun_addresses.clone(),
+            },
+            offloads,
+            pool: node.pool,
+            drops: node.drops,
+            peers: node.peers,
+            workers: workers.collect(),
+        })
+    }
+
+    /// Sends a probe to a peer and waits for its answer, at most `timeout`.
+    pub(crate) async fn ping(
+        &self,
+        peer: &str,
+        timeout: Duration,
+    ) -> Result<(String, Option<Duration>), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Ping { peer: peer.into(), timeout, reply }).await?;
+        let Answer { peer, rtt } = answer.await.map_err(|_| Refusal::ShuttingDown)??;
+        Ok((peer, rtt))
+    }
+
+    /// Starts a fresh handshake with a peer.
+    pub(crate) async fn rekey(&self, peer: &str) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Rekey { peer: peer.into(), reply }).await?;
+        answer.await.map_err(|_| Refusal::ShuttingDown)?
+    }
+
+    /// Workers never wait for the channel, so neither may the thread that answers signals: it tries again a little
+    /// later while a flood of handshakes keeps the channel full.
+    async fn send(&self, command: Command) -> Result<(), Refusal> {
+        let mut input = Input::Command(command);
+        loop {
+            match self.inputs.try_send(input) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(Refusal::ShuttingDown),
+                Err(TrySendError::Full(back)) => input = back,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The running node: sockets, device and threads around the sans-IO node, from start to a clean end.
+//!
+//! ```text
+//!   main        signals, control socket ──┐
+//!   sm-worker-0 ┐                         │ Command
+//!   sm-worker-1 ├── Event ──► bounded channel ──► sm-node ──► UDP (handshakes, probes)
+//!   …           ┘                                    │
+//!        ▲──────────────── wake: new table ──────────┘
+//! ```
+//!
+//! The TUN device lives as long as its queues' descriptors, so however the process ends, the kernel removes the
+//! interface, its addresses and its routes.
+
+mod epoch;
+mod handle;
+mod mtu;
+mod node_thread;
+mod resolver;
+mod worker_thread;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::{debug, info, warn};
+use node::{Node, PeerConfig, PeerId, Worker};
+use os::poll::{Events, Interest, Poller, Waker};
+use os::signal::{Signal, Signals};
+use os::tun::{TunDevice, TunQueue};
+use os::udp::UdpLink;
+use packet::PoolConfig;
+use packet::coalesce::CoalesceLimits;
+use tokio::sync::mpsc;
+
+pub(crate) use epoch::STATE_DIR;
+pub(crate) use handle::NodeHandle;
+
+use crate::config::{Config, ConfigError, Endpoint};
+use crate::control::SocketName;
+use crate::control::server;
+use crate::control::socket::{BindError, Bound};
+use crate::failure::{Failure, with_causes};
+use handle::{Command, Input};
+use node_thread::{NodeThread, PeerNotes};
+use resolver::{Family, Resolver};
+use worker_thread::{Counters, WorkerThread};
+
+/// What workers may have to tell the node before it listens. A handshake is the largest of it, in a pooled buffer.
+const INPUTS_MAX: usize = 1_024;
+
+/// Kernel buffer of each UDP socket and direction, in bytes: some 10 ms at 1 Gbit/s. More would only hide congestion
+/// from the egress queues, which measure it.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+
+/// The most data-plane threads that are chosen without being asked for.
+const DEFAULT_WORKERS_MAX: usize = 8;
+
+/// Train buffers for each worker; its peers' egress queues hold them when a path is full.
+const LARGE_BUFFERS_PER_WORKER: usize = 128;
+
+/// Buffers for handshakes on their way to the node.
+const SMALL_BUFFERS: usize = 512;
+
+/// What `up` was told.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) config: Config,
+    pub(crate) socket: SocketName,
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Runs a node until a signal ends it.
+pub(crate) fn run(options: Options) -> Result<(), Failure> {
+    // Before any thread is started, so that all of them have the signals blocked.
+    let unwatched = |error| Failure::Runtime(format!("cannot watch signals: {error}"));
+    let signals = Signals::block().map_err(unwatched)?;
+    let (ended, ends) = mpsc::unbounded_channel();
+    watch_signals(signals, ended.clone()).map_err(unwatched)?;
+    if let Err(error) = os::files::raise_open_files() {
+        debug!("cannot raise the limit of open files: {error}");
+    }
+    let bound = bind_control(&options.socket, &options.config.name)?;
+    let running = Running::start(options, &ended)?;
+    if let Err(error) = os::files::sd_notify("READY=1") {
+        warn!("cannot tell systemd that the node is ready: {error}");
+    }
+    let outcome = serve(&running, &bound, ended, ends);
+    // A failing notification leaves systemd to notice by itself.
+    let _ = os::files::sd_notify("STOPPING=1");
+    drop(bound);
+    running.stop();
+    outcome.map_err(Failure::Runtime)
+}
+
+fn bind_control(socket: &SocketName, node: &str) -> Result<Bound, Failure> {
+    Bound::bind(socket).map_err(|error| match error {
+        BindError::AlreadyRunning => Failure::Runtime(format!(
+            "node `{node}` is already running (it answers at {socket}): see `shadowmesh status`, or stop it first"
+        )),
+        BindError::Io(error) => {
+            let help = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    ": run as root, or name another place with --socket or --run-dir"
+                }
+                _ => "",
+            };
+            Failure::Runtime(format!("cannot create the control socket {socket}: {error}{help}"))
+        }
+    })
+}
+
+/// Why the main thread is woken.
+#[derive(Debug)]
+enum Wake {
+    Signal(Signal),
+    /// A thread has ended that should not have.
+    Ended(String),
+}
+
+/// Serves the control socket until a signal comes or a thread dies.
+fn serve(
+    running: &Running,
+    bound: &Bound,
+    ended: mpsc::UnboundedSender<Wake>,
+    mut ends: mpsc::UnboundedReceiver<Wake>,
+) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot serve the control socket: {error}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let listener = bound.listener().map_err(failed)?;
+    let handle = Arc::clone(&running.handle);
+    let outcome = runtime.block_on(async move {
+        tokio::spawn(async move {
+            if let Err(error) = server::serve(listener, handle).await {
+                let _ = ended.send(Wake::Ended(format!("control socket: {error}")));
+            }
+        });
+        loop {
+            match ends.recv().await {
+                Some(Wake::Signal(Signal::Interrupt | Signal::Terminate)) => {
+                    info!("stopping");
+                    return Ok(());
+                }
+                Some(Wake::Signal(Signal::Hangup)) => {
+                    warn!("SIGHUP: reading the configuration again is not supported yet; restart instead");
+                }
+                Some(Wake::Signal(Signal::User1)) => {}
+                Some(Wake::Ended(reason)) => return Err(reason),
+                None => return Err("nobody is left to wait for".into()),
+            }
+        }
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Passes signals on from a thread of their own, which ends with the process.
+fn watch_signals(signals: Signals, wakes: mpsc::UnboundedSender<Wake>) -> io::Result<()> {
+    let poller = Poller::new()?;
+    poller.add(&signals, 0, Interest::READ)?;
+    let mut events = Events::with_capacity(1);
+    let watch = move || {
+        while poller.wait(&mut events, None).is_ok() {
+            while let Ok(Some(signal)) = signals.read() {
+                if wakes.send(Wake::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("sm-signals".into()).spawn(watch).map(drop)
+}
+
+/// The threads of a node.
+#[derive(Debug)]
+struct Running {
+    handle: Arc<NodeHandle>,
+    inputs: SyncSender<Input>,
+    stop: Arc<AtomicBool>,
+    wakers: Vec<Arc<Waker>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Opens everything, then starts the threads. When anything fails all of it is closed again.
+    fn start(options: Options, ended: &mpsc::UnboundedSender<Wake>) -> Result<Self, Failure> {
+        let Options { config, state_dir, .. } = options;
+        let now = Instant::now();
+        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch = epoch::next(&state_dir, &config.name, unix_time);
+        let worker_count = config.workers.unwrap_or_else(default_workers);
+        let mtu = config.tun.mtu.unwrap_or_else(|| mtu::of_paths(&config));
+
+        let links = bind_links(&config, worker_count)?;
+        let (device, queues) = create_tun(&config, worker_count, mtu)?;
+        announce(&config, &links[0], &device, mtu, worker_count);
+
+        let runtime_error = |what: &str, error: io::Error| Failure::Runtime(format!("{what}: {error}"));
+        let listen =
+            links[0].local_addr().map_err(|error| runtime_error("cannot read the local address", error))?;
+        let node_link =
+            links[0].try_clone().map_err(|error| runtime_error("cannot share the socket", error))?;
+        let (inputs, node_inputs) = sync_channel(INPUTS_MAX);
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters: Vec<_> = (0..worker_count).map(|_| Arc::new(Counters::default())).collect();
+        let wakers = (0..worker_count).map(|_| Waker::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        let wakers = wakers.map_err(|error| runtime_error("cannot create a waker", error))?;
+        let handle = Arc::new(NodeHandle {
+            name: config.name.clone(),
+            started: now,
+            listen: vec![listen],
+            tun_name: device.name().into(),
+            tun_addresses: config.tun.addresses.iter().map(ToString::to_string).collect(),
+            workers: counters.clone(),
+            inputs: inputs.clone(),
+        });
+        let endpoints = config.peers.iter().enumerate();
+        let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
+        let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
+        let notes = config
+            .peers
+            .iter()
+            .map(|peer| PeerNotes { name: peer.name.clone(), expected: peer.keepalive.is_some() });
+        let notes = notes.collect();
+        let (node, workers) = create_node(config, &device, worker_count, mtu, epoch, unix_time, now)?;
+
+        let mut running =
+            Self { handle, inputs: inputs.clone(), stop: Arc::clone(&stop), wakers, threads: Vec::new() };
+        let parts = workers.into_iter().zip(queues).zip(links).zip(counters);
+        for (index, (((worker, tun), link), counters)) in parts.enumerate() {
+            let waker = Arc::clone(&running.wakers[index]);
+            let (inputs, stop) = (inputs.clone(), Arc::clone(&stop));
+            let thread = WorkerThread { worker, tun, link, waker, inputs, stop, counters };
+            running.spawn(&format!("sm-worker-{index}"), ended, move || thread.run())?;
+        }
+        let thread = NodeThread {
+            node,
+            inputs: node_inputs,
+            link: node_link,
+            device,
+            wakers: running.wakers.clone(),
+            peers: notes,
+            resolver,
+            pings: HashMap::new(),
+            unreachable: HashSet::new(),
+        };
+        running.spawn("sm-node", ended, move || thread.run())?;
+        Ok(running)
+    }
+
+    /// Starts a thread whose end, in whatever way, reaches the main thread.
+    fn spawn(
+        &mut self,
+        name: &str,
+        ended: &mpsc::UnboundedSender<Wake>,
+        run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let (ended, label) = (ended.clone(), name.to_owned());
+        let body = move || {
+            let reason = match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(Ok(())) => return,
+                Ok(Err(reason)) => reason,
+                Err(_) => "it panicked: this is a bug, please report it".into(),
+            };
+            let _ = ended.send(Wake::Ended(format!("{label}: {reason}")));
+        };
+        match thread::Builder::new().name(name.into()).spawn(body) {
+            Ok(thread) => {
+                self.threads.push(thread);
+                Ok(())
+            }
+            Err(error) => Err(Failure::Runtime(format!("cannot start thread {name}: {error}"))),
+        }
+    }
+
+    /// Ends all threads, and with them the device and the sockets. None of them ever blocks for long.
+    fn stop(mut self) {
+        self.signal_stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    fn signal_stop(&self) {
+        self.stop.store(true, Relaxed);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        // A full channel is being emptied; a channel without a reader has no thread to stop.
+        let _ = self.inputs.send(Input::Command(Command::Stop));
+    }
+}
+
+fn bind_links(config: &Config, workers: usize) -> Result<Vec<UdpLink>, Failure> {
+    let udp = os::udp::UdpConfig {
+        listen: config.listen,
+        workers,
+        buffer_bytes: SOCKET_BUFFER_BYTES,
+        offload: config.offload,
+    };
+    os::udp::bind(&udp).map_err(|error| {
+        let error = ConfigError::new(&config.path, with_causes(&error)).at(config.listen_place);
+        Failure::Runtime(error.help("choose another address or port for `listen` in [node]").to_string())
+    })
+}
+
+fn create_tun(config: &Config, queues: usize, mtu: u16) -> Result<(TunDevice, Vec<TunQueue>), Failure> {
+    let tun = os::tun::TunConfig {
+        name: config.tun.name.clone(),
+        queues,
+        mtu,
+        addresses: config.tun.addresses.clone(),
+        routes: config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
+        offload: config.offload,
+        gso_max_bytes: Some(mtu::gso_bytes_max(mtu)),
+    };
+    TunDevice::create(&tun).map_err(|error| match error {
+        os::tun::TunError::NameInUse(_) | os::tun::TunError::BadName(_) => {
+            let error = ConfigError::new(&config.path, with_causes(&error)).at(config.tun.name_place);
+            Failure::Runtime(error.to_string())
+        }
+        error => Failure::Runtime(with_causes(&error)),
+    })
+}
+
+/// The lines that `up` starts with.
+fn announce(config: &Config, link: &UdpLink, device: &TunDevice, mtu: u16, workers: usize) {
+    let words = |words: &[(bool, &'static str)]| {
+        let on: Vec<_> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+        if on.is_empty() { "no offloads".to_owned() } else { on.join(" ") }
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    info!("shadowmesh {version}: node {}, public key {}", config.name, config.secret.public_key());
+    let udp = link.offloads();
+    let listen = link.local_addr().unwrap_or(config.listen);
+    let threads = if workers == 1 { "1 worker".into() } else { format!("{workers} workers") };
+    info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
+    let tun = device.offloads();
+    let offloads = words(&[
+        (tun.csum, "checksum"),
+        (tun.tso4, "TSO4"),
+        (tun.tso6, "TSO6"),
+        (tun.uso4, "USO4"),
+        (tun.uso6, "USO6"),
+    ]);
+    let addresses: Vec<_> = config.tun.addresses.iter().map(ToString::to_string).collect();
+    info!("{} is up with {}, MTU {mtu} ({offloads})", device.name(), addresses.join(" "));
+}
+
+/// Half of the cores: the other half runs the kernel's share of the work, and what the traffic is for.
+fn default_workers() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, DEFAULT_WORKERS_MAX.min(handshake::LANES))
+}
+
+/// The family of addresses that a socket bound there can reach; `None` for both.
+fn family(listen: SocketAddr) -> Option<Family> {
+    match listen {
+        SocketAddr::V6(address) if address.ip().is_unspecified() => None,
+        SocketAddr::V6(_) => Some(Family::V6),
+        SocketAddr::V4(address) if address.ip().is_unspecified() => None,
+        SocketAddr::V4(_) => Some(Family::V4),
+    }
+}
+
+fn create_node(
+    config: Config,
+    device: &TunDevice,
+    workers: usize,
+    mtu: u16,
+    epoch: u32,
+    unix_time: Duration,
+    now: Instant,
+) -> Result<(Node, Vec<Worker>), Failure> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;
+    let tun = device.offloads();
+    let peers = config.peers.into_iter().map(|peer| PeerConfig {
+        name: peer.name,
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key.unwrap_or_default(),
+        protocol: peer.protocol,
+        endpoint: match peer.endpoint {
+            Some(Endpoint::Address(address)) => Some(address),
+            Some(Endpoint::Name { .. }) | None => None,
+        },
+        allowed_ips: peer.allowed_ips,
+        keepalive: peer.keepalive,
+    });
+    let node = node::Config {
+        secret: config.secret,
+        workers,
+        mtu,
+        peers: peers.collect(),
+        epoch,
+        unix_time,
+        coalesce: CoalesceLimits { tso4: tun.tso4, tso6: tun.tso6, uso4: tun.uso4, uso6: tun.uso6 },
+        pool: PoolConfig { large: LARGE_BUFFERS_PER_WORKER * workers, small: SMALL_BUFFERS },
+    };
+    Node::new(node, seed, now)
+        .map_err(|error| Failure::Usage(ConfigError::new(&config.path, error.to_string()).to_string()))
+}

@@ -1,0 +1,222 @@
+//! The slow path's thread: it owns the node and does whatever the node decides.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use node::{Action, Datagram, Node, Notice, PeerId, Pong};
+use os::poll::Waker;
+use os::tun::TunDevice;
+use os::udp::UdpLink;
+use packet::{Ecn, Link, Transmit};
+use tokio::sync::oneshot;
+
+use super::handle::{Answer, Command, Input, Snapshot};
+use super::resolver::Resolver;
+use crate::control::server::Refusal;
+use crate::control::types::{Offloads, TunOffloads, UdpOffloads};
+
+/// Inputs handled before what they caused is sent.
+const INPUTS_PER_ROUND: usize = 64;
+
+/// What the thread knows of a peer beyond the node's own knowledge.
+#[derive(Debug)]
+pub(super) struct PeerNotes {
+    pub(super) name: String,
+    /// It is kept alive, so it should always be connected.
+    pub(super) expected: bool,
+}
+
+/// The node's thread's belongings.
+#[derive(Debug)]
+pub(super) struct NodeThread {
+    pub(super) node: Node,
+    pub(super) inputs: Receiver<Input>,
+    /// Worker 0's socket: what the node sends itself leaves by it.
+    pub(super) link: UdpLink,
+    pub(super) device: TunDevice,
+    pub(super) wakers: Vec<Arc<Waker>>,
+    pub(super) peers: Vec<PeerNotes>,
+    pub(super) resolver: Resolver,
+    /// Probes under way, and who waits for them.
+    pub(super) pings: HashMap<u64, oneshot::Sender<Result<Answer, Refusal>>>,
+    /// Peers whose last handshake was given up.
+    pub(super) unreachable: HashSet<PeerId>,
+}
+
+impl NodeThread {
+    /// Works until [`Command::Stop`].
+    ///
+    /// # Errors
+    /// When every sender of inputs is gone, which only a panic elsewhere brings about.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        self.resolver.handle_timeout(Instant::now());
+        loop {
+            self.drain();
+            let first = match self.next_deadline() {
+                None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => self.inputs.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            let now = Instant::now();
+            let first = match first {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Err("all its inputs are gone".into()),
+            };
+            let mut next = first;
+            for _ in 0..INPUTS_PER_ROUND {
+                match next {
+                    None => break,
+                    Some(Input::Command(Command::Stop)) => return Ok(()),
+                    Some(Input::Event(event)) => self.node.handle_event(now, event),
+                    Some(Input::Command(command)) => self.handle_command(now, command),
+                }
+                next = self.inputs.try_recv().ok();
+            }
+            if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                self.node.handle_timeout(now);
+            }
+            self.resolver.handle_timeout(now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let node = self.node.poll_timeout().map(|(at, _reason)| at);
+        [node, self.resolver.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does all that the node wants done.
+    fn drain(&mut self) {
+        while let Some(datagram) = self.node.poll_transmit() {
+            self.transmit(&datagram);
+        }
+        while let Some(action) = self.node.poll_action() {
+            self.act(action);
+        }
+        if self.node.take_published() {
+            for waker in &self.wakers {
+                waker.wake();
+            }
+        }
+    }
+
+    /// A message that cannot be sent now is as good as lost on the way: the node's timers send another.
+    fn transmit(&mut self, datagram: &Datagram) {
+        let Datagram { to, contents } = datagram;
+        let transmit = Transmit { to: *to, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
+        if let Err(error) = self.link.send(&transmit) {
+            debug!("cannot send {} bytes to {to}: {error}", contents.len());
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Resolve(peer) => self.resolver.request(Instant::now(), peer),
+            Action::SetMtu(mtu) => {
+                if let Err(error) = self.device.set_mtu(mtu) {
+                    warn!("cannot set the MTU of {} to {mtu}: {error}", self.device.name());
+                }
+            }
+            Action::Pong(Pong { id, peer, rtt }) => {
+                if let Some(reply) = self.pings.remove(&id) {
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(Ok(Answer { peer: self.name(peer).into(), rtt }));
+                }
+            }
+            Action::Notice(notice) => self.notice(&notice),
+        }
+    }
+
+    fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Status(reply) => {
+                let _ = reply.send(self.snapshot(now));
+            }
+            Command::Ping { peer, timeout, reply } => match self.node.find(&peer) {
+                Ok(peer) => {
+                    let id = self.node.ping(now, peer, timeout);
+                    self.pings.insert(id, reply);
+                }
+                Err(error) => {
+                    let _ = reply.send(Err(Refusal::NotFound(error.to_string())));
+                }
+            },
+            Command::Rekey { peer, reply } => {
+                let found = self.node.find(&peer).map(|peer| self.node.rekey(now, peer));
+                let _ = reply.send(found.map_err(|error| Refusal::NotFound(error.to_string())));
+            }
+            Command::Resolved { peer, found } => self.resolved(now, peer, &found),
+            Command::Stop => {}
+        }
+    }
+
+    fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<SocketAddr, String>) {
+        self.resolver.resolved(now, peer, found);
+        if let Ok(endpoint) = found {
+            self.node.set_endpoint(now, peer, *endpoint);
+        }
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let node = self.node.status(now);
+        let tun = self.device.offloads();
+        let udp = self.link.offloads();
+        let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {
+            let unreachable = self.unreachable.contains(&PeerId(*id as u32));
+            !status.connected && (notes.expected || unreachable)
+        });
+        let degraded = degraded.map(|(_, (_, notes))| notes.name.clone()).collect();
+        let offloads = Offloads {
+            tun: TunOffloads {
+                csum: tun.csum,
+                tso4: tun.tso4,
+                tso6: tun.tso6,
+                uso4: tun.uso4,
+                uso6: tun.uso6,
+                multi_queue: tun.multi_queue,
+            },
+            udp: UdpOffloads { gso: udp.gso, gro: udp.gro },
+        };
+        Snapshot { node, offloads, degraded }
+    }
+
+    fn name(&self, peer: PeerId) -> &str {
+        self.peers.get(peer.0 as usize).map_or("?", |notes| &notes.name)
+    }
+
+    /// One line for each thing that a person may want to know.
+    fn notice(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Connected { peer, endpoint, handshake, post_quantum } => {
+                self.unreachable.remove(peer);
+                let kind = if *post_quantum { "post-quantum" } else { "classical" };
+                let how = match handshake {
+                    Some(took) => format!("{kind} handshake in {:.1} ms", millis(*took)),
+                    None => format!("{kind} handshake, answered"),
+                };
+                info!("{}: connected at {endpoint} ({how})", self.name(*peer));
+            }
+            Notice::Rekeyed { peer } => {
+                self.unreachable.remove(peer);
+                debug!("{}: fresh keys", self.name(*peer));
+            }
+            Notice::Roamed { peer, endpoint } => info!("{}: moved to {endpoint}", self.name(*peer)),
+            Notice::HandshakeFailed { peer } => {
+                self.unreachable.insert(*peer);
+                warn!("{}: does not answer", self.name(*peer));
+            }
+            Notice::Disconnected { peer } => info!("{}: disconnected", self.name(*peer)),
+            Notice::MtuLowered { peer, mtu } => {
+                info!("{}: the path is narrower than thought; MTU is now {mtu}", self.name(*peer));
+            }
+            other => info!("{other:?}"),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,151 @@
+//! Looking up the host names of endpoints, away from the threads that must not wait for it.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use node::PeerId;
+
+use super::handle::{Command, Input};
+use crate::config::Endpoint;
+
+/// The first wait after a look-up that failed; doubled each time.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest wait.
+const RETRY_MAX: Duration = Duration::from_mins(1);
+
+/// Look-ups under way at once: each is a thread, which a dead name server can hold for half a minute.
+const LOOKUPS_MAX: usize = 4;
+
+/// The names of the peers' endpoints, and how their look-ups stand.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    names: Vec<Name>,
+    /// Which family our socket speaks, when only one.
+    family: Option<Family>,
+    under_way: usize,
+    inputs: SyncSender<Input>,
+}
+
+#[derive(Debug)]
+struct Name {
+    peer: PeerId,
+    host: String,
+    port: u16,
+    state: State,
+    retry_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// To be looked up from then on.
+    Due(Instant),
+    UnderWay,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Resolver {
+    /// All names are due at once.
+    pub(super) fn new<'a>(
+        endpoints: impl Iterator<Item = (PeerId, &'a Endpoint)>,
+        family: Option<Family>,
+        inputs: SyncSender<Input>,
+        now: Instant,
+    ) -> Self {
+        let names = endpoints.filter_map(|(peer, endpoint)| match endpoint {
+            Endpoint::Address(_) => None,
+            Endpoint::Name { host, port } => {
+                let state = State::Due(now);
+                Some(Name { peer, host: host.clone(), port: *port, state, retry_after: RETRY_FIRST })
+            }
+        });
+        Self { names: names.collect(), family, under_way: 0, inputs }
+    }
+
+    /// Looks a peer's name up again, if it has one and no look-up is planned.
+    pub(super) fn request(&mut self, now: Instant, peer: PeerId) {
+        if let Some(name) = self.names.iter_mut().find(|name| name.peer == peer)
+            && name.state == State::Idle
+        {
+            name.state = State::Due(now);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.under_way >= LOOKUPS_MAX {
+            return None;
+        }
+        self.names
+            .iter()
+            .filter_map(|name| if let State::Due(at) = name.state { Some(at) } else { None })
+            .min()
+    }
+
+    /// Starts the look-ups that are due.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        for name in &mut self.names {
+            if self.under_way >= LOOKUPS_MAX {
+                return;
+            }
+            if !matches!(name.state, State::Due(at) if at <= now) {
+                continue;
+            }
+            let (peer, host, port) = (name.peer, name.host.clone(), name.port);
+            let (family, inputs) = (self.family, self.inputs.clone());
+            // Never joined: at exit the process does not wait for a name server.
+            let started = thread::Builder::new().name("sm-resolve".into()).spawn(move || {
+                let found = look_up(&host, port, family);
+                let _ = inputs.send(Input::Command(Command::Resolved { peer, found }));
+            });
+            match started {
+                Ok(_) => {
+                    name.state = State::UnderWay;
+                    self.under_way += 1;
+                }
+                Err(_) => name.state = State::Due(now + RETRY_FIRST),
+            }
+        }
+    }
+
+    /// Takes the outcome of a look-up. A name that was not found is tried again, ever less often.
+    pub(super) fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<SocketAddr, String>) {
+        let Some(name) = self.names.iter_mut().find(|name| name.peer == peer) else { return };
+        self.under_way -= 1;
+        match found {
+            Ok(address) => {
+                debug!("{} is {address}", name.host);
+                name.state = State::Idle;
+                name.retry_after = RETRY_FIRST;
+            }
+            Err(error) => {
+                // Once in full; repeating it would only fill the log.
+                if name.retry_after == RETRY_FIRST {
+                    warn!("cannot look up {}: {error}; trying again", name.host);
+                }
+                name.state = State::Due(now + name.retry_after);
+                name.retry_after = (name.retry_after * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+fn look_up(host: &str, port: u16, family: Option<Family>) -> Result<SocketAddr, String> {
+    let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
+    let usable = |address: &SocketAddr| match family {
+        Some(Family::V4) => address.is_ipv4(),
+        Some(Family::V6) => address.is_ipv6(),
+        None => true,
+    };
+    addresses.into_iter().find(usable).ok_or_else(|| "it has no address of the family we listen on".into())
+}

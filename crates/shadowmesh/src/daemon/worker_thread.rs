@@ -1,0 +1,144 @@
+//! A data-plane thread: one worker, one TUN queue, one UDP socket, one epoll.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use node::{Ready, Worker};
+use os::poll::{Events, Interest, Poller, Waker};
+use os::tun::TunQueue;
+use os::udp::UdpLink;
+use packet::Tun;
+
+use super::handle::Input;
+
+/// Rounds of work after which the kernel is asked for news even though there is more to do at once.
+const ROUNDS_BETWEEN_POLLS: u32 = 4;
+
+const TUN: u64 = 0;
+const LINK: u64 = 1;
+const WAKER: u64 = 2;
+
+/// What a worker's thread tells about itself. Each is written by that thread alone.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Heap allocations since the loop began.
+    pub(super) allocations: AtomicU64,
+    /// Rounds of the loop.
+    pub(super) rounds: AtomicU64,
+    /// Events for the node that found its channel full.
+    pub(super) events_lost: AtomicU64,
+}
+
+/// A data-plane thread's belongings.
+#[derive(Debug)]
+pub(super) struct WorkerThread {
+    pub(super) worker: Worker,
+    pub(super) tun: TunQueue,
+    pub(super) link: UdpLink,
+    pub(super) waker: Arc<Waker>,
+    pub(super) inputs: SyncSender<Input>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl WorkerThread {
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When the TUN device is gone, or the kernel refuses to poll.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        let failed = |error: io::Error| format!("cannot wait for packets: {error}");
+        let poller = Poller::new().map_err(failed)?;
+        // Edge-triggered, the waker too: each wake is an edge, and nobody needs to drain it.
+        let edge = |interest| Interest { edge: true, ..interest };
+        poller.add(&self.tun, TUN, edge(Interest::READ)).map_err(failed)?;
+        poller.add(&self.link, LINK, edge(Interest::READ_WRITE)).map_err(failed)?;
+        poller.add(&*self.waker, WAKER, edge(Interest::READ)).map_err(failed)?;
+        let mut events = Events::with_capacity(4);
+
+        // What became ready before we watched makes no edge: try everything once.
+        let mut ready = Ready { tun: true, link: true, writable: true };
+        let mut tun = WatchedTun { queue: self.tun, gone: false };
+        let allocations_before = os::alloc::thread_allocations();
+        let mut more = true;
+        let mut rounds = 0;
+        while !self.stop.load(Relaxed) {
+            if !more || rounds % ROUNDS_BETWEEN_POLLS == 0 {
+                let timeout = if more { Some(Duration::ZERO) } else { until_deadline(&self.worker) };
+                poller.wait(&mut events, timeout).map_err(failed)?;
+                for event in events.iter() {
+                    match event.token {
+                        TUN => ready.tun |= event.readable,
+                        LINK => {
+                            ready.link |= event.readable;
+                            ready.writable |= event.writable;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            rounds = rounds.wrapping_add(1);
+            more = self.worker.step(Instant::now(), &mut tun, &mut self.link, &mut ready);
+            if tun.gone {
+                return Err("the TUN device is gone".into());
+            }
+            while let Some(event) = self.worker.poll_event() {
+                match self.inputs.try_send(Input::Event(event)) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => bump(&self.counters.events_lost),
+                    Err(TrySendError::Disconnected(_)) => return Ok(()),
+                }
+            }
+            bump(&self.counters.rounds);
+            self.counters.allocations.store(os::alloc::thread_allocations() - allocations_before, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Adds one to a counter that nobody else writes: no locked instruction needed.
+fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+}
+
+fn until_deadline(worker: &Worker) -> Option<Duration> {
+    worker.poll_timeout().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+}
+
+/// A TUN queue that remembers when its device was deleted: the worker counts a drop and goes on, but no packet will
+/// ever come again, and its thread must end.
+#[derive(Debug)]
+struct WatchedTun {
+    queue: TunQueue,
+    gone: bool,
+}
+
+impl WatchedTun {
+    fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            self.gone = true;
+        }
+        result
+    }
+}
+
+impl Tun for WatchedTun {
+    #[inline]
+    fn recv(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let result = self.queue.recv(bufs);
+        self.watch(result)
+    }
+
+    #[inline]
+    fn send(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+        let result = self.queue.send(bufs);
+        self.watch(result)
+    }
+}

@@ -1,0 +1,354 @@
+//! Every mistake in a configuration, and the words a person gets for it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{PRIVATE_KEY, PUBLIC_KEY, Scratch, run, set_mode, stderr, stdout};
+
+const NODE: &str = "[node]\nprivate_key_file = \"node.key\"\n";
+const TUN: &str = "[tun]\nname = \"shadow0\"\naddress = [\"10.77.0.1/24\"]\n";
+const RIGHT_KEY: &str = "CcwLkc1L2k1SSjXNnRffX2Wd1e0G1H4S3s8C+fN2Akg=";
+const OTHER_KEY: &str = "2f4YmhjVYIdZT+zqLrLODzV6nf9SZXVH4NWej55voyU=";
+
+fn peer(name: &str, key: &str, rest: &str) -> String {
+    format!("[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\n{rest}\n")
+}
+
+fn right() -> String {
+    peer("right", RIGHT_KEY, "allowed_ips = [\"10.77.0.2/32\"]")
+}
+
+fn scratch_with_key() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.write("node.key", &format!("{PRIVATE_KEY}\n"));
+    scratch
+}
+
+/// Checks a configuration called `left.toml` and returns the exit code and what went to stderr.
+fn check(scratch: &Scratch, text: &str) -> (Option<i32>, String) {
+    scratch.write("left.toml", text);
+    let output = run(&scratch.path, &["check", "-c", "left.toml"]);
+    (output.status.code(), stderr(&output))
+}
+
+/// Every mistake gives exit code 2 and this message, of which the first line always says where.
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let (code, message) = check(&scratch_with_key(), text);
+    assert_eq!(message.trim_end(), expected);
+    assert_eq!(code, Some(2));
+}
+
+#[track_caller]
+fn refused_first_line(text: &str, expected: &str) {
+    let (code, message) = check(&scratch_with_key(), text);
+    assert_eq!(message.lines().next(), Some(expected), "{message}");
+    assert_eq!(code, Some(2));
+}
+
+#[test]
+fn a_valid_file_is_summed_up() {
+    let scratch = scratch_with_key();
+    scratch.write("left.toml", &format!("{NODE}{TUN}{}", right()));
+    let output = run(&scratch.path, &["check", "-c", "left.toml"]);
+    assert_eq!(stderr(&output), "");
+    assert_eq!(
+        stdout(&output),
+        format!(
+            "left.toml is valid.
+
+  node        left
+  public key  {PUBLIC_KEY}
+  listen      UDP 0.0.0.0:9443
+  workers     from the cores
+  interface   shadow0, 10.77.0.1/24, MTU from the path
+  peer        right
+    key       {RIGHT_KEY}
+    protocol  shadowmesh, post-quantum
+    endpoint  it calls us
+    addresses 10.77.0.2/32
+"
+        )
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_example_is_valid_as_it_is_and_with_every_setting_uncommented() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shadowmesh.example.toml");
+    let example = fs::read_to_string(example).unwrap();
+    let scratch = scratch_with_key();
+    scratch.write("right.psk", &format!("{PRIVATE_KEY}\n"));
+    assert_eq!(check(&scratch, &example), (Some(0), String::new()));
+
+    let settings = example.lines().filter(|line| {
+        line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    });
+    assert_eq!(settings.count(), 7, "a setting that was added must be uncommented by this test too");
+    let uncommented: Vec<_> = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
+            _ => line,
+        })
+        .collect();
+    assert_eq!(check(&scratch, &uncommented.join("\n")), (Some(0), String::new()));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_what_was_meant() {
+    refused(
+        &format!("{NODE}[tun]\n  adress = [\"10.77.0.1/24\"]\n"),
+        "left.toml:4:3: unknown key `adress` in [tun], did you mean `address`?
+ 4 |   adress = [\"10.77.0.1/24\"]
+   |   ^^^^^^",
+    );
+    refused(
+        &format!("{NODE}{TUN}listen = \"0.0.0.0:1\"\n"),
+        "left.toml:6:1: unknown key `listen` in [tun]
+ 6 | listen = \"0.0.0.0:1\"
+   | ^^^^^^
+ help: `listen` belongs in [node]",
+    );
+    refused(
+        &format!("{NODE}{TUN}colour = 1\n"),
+        "left.toml:6:1: unknown key `colour` in [tun]
+ 6 | colour = 1
+   | ^^^^^^
+ help: known keys: name, address, mtu",
+    );
+    refused_first_line(
+        &format!("{NODE}{TUN}[[peers]]\nname = \"x\"\n"),
+        "left.toml:6:3: unknown key `peers`, did you mean `peer`?",
+    );
+}
+
+#[test]
+fn columns_count_characters_and_not_bytes() {
+    refused_first_line(
+        &format!("{NODE}[tun]\naddress = [\"ä\", \"10.0.0.0/40\"]\n"),
+        "left.toml:4:12: `ä` is not an IP prefix: write ADDRESS/LENGTH, for example 10.77.0.0/24",
+    );
+    refused_first_line(
+        &format!("{NODE}[tun]\nname = \"é\"\nmtu = 1\naddress = \"10.0.0.1\"\n"),
+        "left.toml:4:8: interface name `é`: no spaces, `/` or `:`",
+    );
+}
+
+#[test]
+fn an_allowed_ip_of_two_peers_is_an_error_that_names_both_and_their_lines() {
+    let third = peer("third", OTHER_KEY, "allowed_ips = [\"10.0.0.0/8\", \"10.77.0.2\"]");
+    refused(
+        &format!("{NODE}{TUN}{}{third}", right()),
+        "left.toml:13:30: allowed IP 10.77.0.2/32 is given to both peer `right` (line 9) and peer `third` (line 13)
+ 13 | allowed_ips = [\"10.0.0.0/8\", \"10.77.0.2\"]
+    |                              ^^^^^^^^^^^
+ help: an address can belong to one peer only; a longer prefix inside a shorter one is fine",
+    );
+    let twice = peer("right", RIGHT_KEY, "allowed_ips = [\"10.77.0.2/32\", \"10.77.0.2\"]");
+    refused_first_line(
+        &format!("{NODE}{TUN}{twice}"),
+        "left.toml:9:32: allowed IP 10.77.0.2/32 is given to peer `right` twice (first in line 9)",
+    );
+    let own = peer("right", RIGHT_KEY, "allowed_ips = [\"10.77.0.1/32\"]");
+    refused_first_line(
+        &format!("{NODE}{TUN}{own}"),
+        "left.toml:9:16: allowed IP 10.77.0.1/32 of peer `right` is this node's own address",
+    );
+    let host_bits = peer("right", RIGHT_KEY, "allowed_ips = [\"10.77.0.2/24\"]");
+    refused(
+        &format!("{NODE}{TUN}{host_bits}"),
+        "left.toml:9:16: allowed IP 10.77.0.2/24 has bits set after its prefix
+ 9 | allowed_ips = [\"10.77.0.2/24\"]
+   |                ^^^^^^^^^^^^^^
+ help: write 10.77.0.0/24 for the network or 10.77.0.2/32 for the one address",
+    );
+}
+
+#[test]
+fn keys_that_are_none_are_refused_and_secret_ones_are_never_shown() {
+    refused_first_line(
+        &format!("{NODE}{TUN}{}", peer("right", "abc", "allowed_ips = []")),
+        "left.toml:8:14: public key of peer `right`: a key has 44 base64 characters, this has 3",
+    );
+    let wrong = "!".repeat(43) + "=";
+    let (code, message) =
+        check(&scratch_with_key(), &format!("{NODE}{TUN}{}", peer("right", &wrong, "allowed_ips = []")));
+    assert!(
+        message.starts_with("left.toml:8:14: public key of peer `right`: not the base64 of a key"),
+        "{message}"
+    );
+    assert_eq!(code, Some(2));
+    refused(
+        &format!("[node]\nprivate_key = \"hunter2\"\n{TUN}"),
+        "left.toml:2:15: `private_key`: a key has 44 base64 characters, this has 7",
+    );
+    let (_, message) = check(&scratch_with_key(), &format!("[node]\nprivate_key = \"{PRIVATE_KEY}\n{TUN}"));
+    assert!(message.starts_with("left.toml:2:"), "{message}");
+    assert!(!message.contains(&PRIVATE_KEY[..8]), "{message}");
+}
+
+#[test]
+fn two_peers_are_two() {
+    let same_key = peer("third", RIGHT_KEY, "allowed_ips = []");
+    refused_first_line(
+        &format!("{NODE}{TUN}{}{same_key}", right()),
+        "left.toml:12:14: peers `right` (line 8) and `third` have the same public key",
+    );
+    let same_name = peer("right", OTHER_KEY, "allowed_ips = []");
+    refused_first_line(
+        &format!("{NODE}{TUN}{}{same_name}", right()),
+        "left.toml:11:8: two peers are called `right`; the first is in line 7",
+    );
+    let own_key = peer("right", PUBLIC_KEY, "allowed_ips = []");
+    refused_first_line(
+        &format!("{NODE}{TUN}{own_key}"),
+        "left.toml:8:14: peer `right` has this node's own public key",
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind_or_out_of_range_are_refused() {
+    let node = |line: &str| format!("{NODE}{line}\n{TUN}");
+    let tun = |line: &str| format!("{NODE}[tun]\n{line}\n");
+    let with = |line: &str| format!("{NODE}{TUN}{}{line}\n", right());
+    for (text, expected) in [
+        (node("workers = \"2\""), "3:11: `workers` must be a whole number, not a string"),
+        (node("workers = 99"), "3:11: `workers` must be from 1 to 16, not 99"),
+        (node("offload = 1"), "3:11: `offload` must be true or false, not a number"),
+        (node("listen = \"9443\""), "3:10: `9443` is not an address with a port"),
+        (
+            node("name = \"a/b\""),
+            "3:8: node name `a/b`: letters, digits, `-`, `_` and `.` only, and a letter or digit first",
+        ),
+        (
+            tun("name = \"a-very-long-name-indeed\""),
+            "4:8: interface name `a-very-long-name-indeed` has 23 bytes: from 1 to 15 are possible",
+        ),
+        (
+            tun("address = \"10.77.0.1/33\""),
+            "4:11: `10.77.0.1/33` is not an IP prefix: the prefix length of an IPv4 address is from 0 to 32",
+        ),
+        (
+            tun("address = [\"fd77::1/129\"]"),
+            "4:12: `fd77::1/129` is not an IP prefix: the prefix length of an IPv6 address is from 0 to 128",
+        ),
+        (tun("address = [7]"), "4:12: `address` must be a list of strings, not a number"),
+        (tun("mtu = 1420"), "3:1: [tun] has no `address`"),
+        (tun("address = \"10.0.0.1\"\nmtu = 1279"), "5:7: `mtu` must be from 1280 to 9000, not 1279"),
+        (
+            with("protocol = \"openvpn\""),
+            "10:12: unknown protocol `openvpn`: \"shadowmesh\" or \"wireguard\"",
+        ),
+        (with("keepalive_s = -1"), "10:15: `keepalive_s` must be from 0 to 65535, not -1"),
+        (
+            with("endpoint = \"192.0.2.1\""),
+            "10:12: endpoint of peer `right`: the port is missing: write \"192.0.2.1:9443\"",
+        ),
+        (peer_without_addresses(), "6:1: [[peer]] has no `allowed_ips`"),
+    ] {
+        refused_first_line(&text, &format!("left.toml:{expected}"));
+    }
+}
+
+fn peer_without_addresses() -> String {
+    format!("{NODE}{TUN}{}", peer("right", RIGHT_KEY, ""))
+}
+
+#[test]
+fn what_is_not_toml_gets_a_place_and_a_hint() {
+    refused(
+        &format!("{NODE}listen = 0.0.0.0:9443\n{TUN}"),
+        "left.toml:3:13: not TOML: invalid float, expected nothing
+ 3 | listen = 0.0.0.0:9443
+   |             ^^^^^^^^^
+ help: lines are `key = value`; text stands in double quotes, lists in [ ]; the rest is at https://toml.io",
+    );
+    refused(
+        &format!("{NODE}{TUN}mtu = 1400\nmtu = 1400\n"),
+        "left.toml:7:1: not TOML: duplicate key
+ 7 | mtu = 1400
+   | ^^^
+ help: a key may be there once in its section",
+    );
+    refused_first_line("", "left.toml: there is no [node] section");
+    refused_first_line(
+        &format!("{NODE}{TUN}[peer]\nname = \"x\"\n"),
+        "left.toml:6:1: peers are written as sections [[peer]], in double brackets, one for each peer",
+    );
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_refused_with_the_command_that_helps() {
+    let scratch = scratch_with_key();
+    set_mode(&scratch.path.join("node.key"), 0o644);
+    let (code, message) = check(&scratch, &format!("{NODE}{TUN}"));
+    assert_eq!(
+        message,
+        "left.toml:2:20: key file `node.key` can be read by other users\n help: chmod 600 node.key\n"
+    );
+    assert_eq!(code, Some(2));
+
+    scratch.write("left.toml", &format!("[node]\nprivate_key = \"{PRIVATE_KEY}\"\n{TUN}"));
+    set_mode(&scratch.path.join("left.toml"), 0o640);
+    let output = run(&scratch.path, &["check", "-c", "left.toml"]);
+    assert_eq!(
+        stderr(&output),
+        "left.toml:2:15: the configuration holds a key, and other users can read it\n help: chmod 600 left.toml\n"
+    );
+}
+
+#[test]
+fn a_missing_key_or_file_is_named_with_how_to_make_it() {
+    refused(
+        &format!("[node]\n{TUN}"),
+        "left.toml:1:1: [node] has no key
+ 1 | [node]
+   | ^^^^^^
+ help: make one with (umask 077; shadowmesh genkey > node.key) and set private_key_file = \"node.key\"",
+    );
+    refused(
+        &format!("[node]\nprivate_key_file = \"other.key\"\n{TUN}"),
+        "left.toml:2:20: cannot read `other.key`: no such file
+ help: create it: (umask 077; shadowmesh genkey > other.key)",
+    );
+    refused(
+        &format!("[node]\nprivate_key = \"{PRIVATE_KEY}\"\nprivate_key_file = \"node.key\"\n{TUN}"),
+        "left.toml:2:15: there is both a key and a key file
+ help: remove one of them: the key, or the key file in line 3",
+    );
+    let scratch = Scratch::new();
+    let output = run(&scratch.path, &["check", "-c", "nowhere.toml"]);
+    assert!(stderr(&output).starts_with("nowhere.toml: cannot read the configuration: no such file\n"));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file() {
+    let scratch = scratch_with_key();
+    scratch.write("left.toml", &format!("{NODE}{TUN}"));
+    // Each of them is refused with the value it was given, which shows whose value it was.
+    let up = |mtu_env: Option<&str>, args: &[&str]| {
+        let mut command = support::program();
+        command.current_dir(&scratch.path).args(["up", "-c", "left.toml"]).args(args);
+        if let Some(mtu) = mtu_env {
+            command.env("SHADOWMESH_MTU", mtu);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        stderr(&output)
+    };
+    assert_eq!(up(Some("100"), &[]), "left.toml: MTU 100 is outside 1280 to 9000\n");
+    assert_eq!(up(Some("100"), &["--mtu", "200"]), "left.toml: MTU 200 is outside 1280 to 9000\n");
+    assert_eq!(up(None, &["--workers", "99"]), "left.toml: 99 workers: from 1 to 16 are possible\n");
+    let name = "a-very-long-name-indeed";
+    assert_eq!(
+        up(None, &["--tun-name", name]),
+        format!("left.toml: interface name `{name}` has 23 bytes: from 1 to 15 are possible\n")
+    );
+}
