@@ -8,7 +8,7 @@ const LADDER: [u16; 11] = [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340,
 const TRIES: u32 = 3;
 /// Between two probes of one size.
 const RETRY: Duration = Duration::from_millis(500);
-/// A smaller size than wanted is put in question again after this time (RFC 8899 §5.1.1, PMTU_RAISE_TIMER).
+/// A smaller size than wanted is put in question again after this time (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
 const RAISE: Duration = Duration::from_mins(10);
 
 /// The search for the largest packet that one path passes.

@@ -102,7 +102,7 @@ impl Node {
             Some(MessageKind::Data(_)) | None => Err(DropReason::UnknownMessage),
             Some(kind) => self.admit(now, from, message).and_then(|()| match kind {
                 MessageKind::Initiation(_) => {
-                    let incoming = Incoming::receive(&self.identity, message).map_err(|e| reason(&e))?;
+                    let incoming = Incoming::receive(&self.identity, message).map_err(reason)?;
                     self.handle_initiation(now, from, incoming)
                 }
                 MessageKind::InitiationPart1 => self.handle_part1(now, message),
@@ -169,7 +169,7 @@ impl Node {
             Ok(made) => made,
             Err(error) => {
                 self.slots.release(local_index);
-                return Err(reason(&error));
+                return Err(reason(error));
             }
         };
         p.greatest_timestamp = timestamp;
@@ -191,7 +191,7 @@ impl Node {
     }
 
     fn handle_part1(&mut self, now: Instant, message: &[u8]) -> Result<(), DropReason> {
-        let part1 = IncomingPart1::receive(&self.identity, message).map_err(|error| reason(&error))?;
+        let part1 = IncomingPart1::receive(&self.identity, message).map_err(reason)?;
         let peer = self.check_fresh(now, part1.remote(), Protocol::ShadowMesh, part1.timestamp())?;
         self.peers[peer.0 as usize].part1 = Some((part1, now + PART1_LIFE));
         self.split_waiting.retain(|&waiting| waiting != peer);
@@ -225,7 +225,7 @@ impl Node {
             .filter(|attempt| Some(attempt.initiation.local_index()) == receiver_index(message))
             .ok_or(DropReason::HandshakeUnexpected)?;
         let made = attempt.initiation.finish(&self.identity, &p.keys, message, now);
-        let session = Arc::new(made.map_err(|error| reason(&error))?);
+        let session = Arc::new(made.map_err(reason)?);
         let took = now.saturating_duration_since(attempt.sent_at);
         p.handshake_took = Some(took);
         p.attempt = None; // its slot is the session's now
@@ -249,7 +249,7 @@ impl Node {
             .ok_or(DropReason::HandshakeUnexpected)?;
         let p = &mut self.peers[peer.0 as usize];
         let attempt = p.attempt.as_mut().ok_or(DropReason::HandshakeUnexpected)?;
-        p.cookies.consume(now, message, attempt.initiation.last_mac1()).map_err(|error| reason(&error))?;
+        p.cookies.consume(now, message, attempt.initiation.last_mac1()).map_err(reason)?;
         // Once a try: whoever can read our initiations shall not make us send them in a circle.
         if !std::mem::replace(&mut attempt.cookie_taken, true) {
             let (tries, since) = (attempt.tries, attempt.since);
@@ -325,7 +325,7 @@ pub(super) fn expire_sessions(p: &mut Peer, now: Instant) -> [Option<Arc<Session
     [p.current.take_if(old), p.previous.take_if(old), p.next.take_if(old)]
 }
 
-fn reason(error: &HandshakeError) -> DropReason {
+fn reason(error: HandshakeError) -> DropReason {
     match error {
         HandshakeError::Malformed => DropReason::UnknownMessage,
         HandshakeError::InvalidMac1 => DropReason::HandshakeMac,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use handshake::{DataHeader, HEADER_LEN, OpenError, Opener, Protocol, TAG_LEN, limits};
 use packet::coalesce::{CoalesceLimits, Group};
-use packet::{Class, Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun, ip};
+use packet::{Class, Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun, VnetHeader, ip, segment};
 
 use super::{Context, REPORT_AGAIN, Told};
 use crate::config::PeerId;
@@ -18,6 +18,8 @@ use crate::table::{PeerState, SessionRow};
 
 /// Datagrams, or trains of them, received in one call.
 const SLOTS: usize = 64;
+/// Slots offered where datagrams come one or few at a time.
+const SLOTS_MIN: usize = 4;
 /// Room of a slot: the largest UDP payload, and a little more so that the slots' fronts do not all fall into the same
 /// cache sets.
 const SLOT_BYTES: usize = MAX_PACKET + 1 + 192;
@@ -32,6 +34,10 @@ pub(super) struct Inbound {
     /// The packets of one call that were opened and may go to the TUN, in order.
     opened: Vec<Opened>,
     limits: CoalesceLimits,
+    /// The TUN takes packets whose transport checksum is partial.
+    takes_partial: bool,
+    /// Slots to offer to the next call: each costs a little, used or not.
+    offer: usize,
     /// Indexed by peer.
     told: Vec<Told>,
 }
@@ -137,6 +143,8 @@ impl Inbound {
             slots: (0..SLOTS).map(|_| RecvSlot::new(SLOT_BYTES)).collect(),
             opened: Vec::with_capacity(SLOTS * 64),
             limits,
+            takes_partial: true,
+            offer: SLOTS_MIN,
             told: vec![Told::default(); peers],
         }
     }
@@ -149,7 +157,8 @@ impl Inbound {
         link: &mut L,
     ) -> bool {
         for _ in 0..CALLS_MAX {
-            let Ok(filled) = link.recv(&mut self.slots) else { return false };
+            let Ok(filled) = link.recv(&mut self.slots[..self.offer]) else { return false };
+            self.offer = if filled == self.offer { (filled * 2).min(SLOTS) } else { filled.max(SLOTS_MIN) };
             self.open(cx, link, filled);
             self.deliver(cx, tun);
             if filled == 0 {
@@ -161,7 +170,7 @@ impl Inbound {
 
     /// Opens every datagram in the first `filled` slots.
     fn open<L: Link>(&mut self, cx: &mut Context<'_>, link: &mut L, filled: usize) {
-        let Self { slots, opened, told, .. } = self;
+        let Self { slots, opened, told, takes_partial, .. } = self;
         opened.clear();
         let mut run: Option<Run<'_>> = None;
         let mut source = None;
@@ -191,13 +200,19 @@ impl Inbound {
                 }
                 let Some(run) = &mut run else { continue };
                 match open_one(cx, run, datagram, from, ecn, told, &mut source) {
-                    Ok(Inner::Packet { start: offset, partial }) => opened.push(Opened {
-                        peer: run.row.peer,
-                        slot: index as u16,
-                        start: (start + offset) as u32,
-                        end: (start + datagram.len() - TAG_LEN) as u32,
-                        partial,
-                    }),
+                    Ok(Inner::Packet { start: offset, partial }) => {
+                        let end = datagram.len() - TAG_LEN;
+                        let completed = partial
+                            && !*takes_partial
+                            && segment::finish_partial(&mut datagram[offset..end]).is_ok();
+                        opened.push(Opened {
+                            peer: run.row.peer,
+                            slot: index as u16,
+                            start: (start + offset) as u32,
+                            end: (start + end) as u32,
+                            partial: partial && !completed,
+                        });
+                    }
                     Ok(Inner::Probe { id }) => answer(cx, run, link, id, from),
                     Ok(Inner::Reply(reply)) => {
                         cx.events.push(cx.drops, Event::ProbeReply { peer: run.row.peer, at: cx.now, reply });
@@ -214,7 +229,7 @@ impl Inbound {
 
     /// Writes the opened packets to the TUN, in order, those that belong together at once.
     fn deliver<T: Tun>(&mut self, cx: &Context<'_>, tun: &mut T) {
-        let Self { slots, opened, limits, .. } = self;
+        let Self { slots, opened, limits, takes_partial, .. } = self;
         let bytes =
             |packet: &Opened| &slots[packet.slot as usize].buf[packet.start as usize..packet.end as usize];
         let mut rest = opened.as_slice();
@@ -239,34 +254,34 @@ impl Inbound {
             let vnet = vnet.to_bytes();
             parts[0] = IoSlice::new(&vnet);
             parts[1] = IoSlice::new(header);
-            if let Err(error) = tun.send(&parts[..count + 2]) {
-                if error.kind() == ErrorKind::InvalidInput && count > 1 {
-                    // The kernel takes no such super-packet after all: never try again, and deliver these singly.
-                    *limits = CoalesceLimits::default();
+            match tun.send(&parts[..count + 2]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::InvalidInput && (count > 1 || first.partial) => {
+                    // The kernel does not take such packets after all: ask no more of it from now on.
+                    if count > 1 {
+                        *limits = CoalesceLimits::default();
+                    } else {
+                        *takes_partial = false;
+                    }
                     let done = opened.len() - rest.len();
                     for packet in &opened[done - count..done] {
                         deliver_plain(cx, tun, bytes(packet), packet);
                     }
-                } else {
-                    drops.add(DropReason::TunRefused, count as u64);
                 }
+                Err(_) => drops.add(DropReason::TunRefused, count as u64),
             }
         }
     }
 }
 
-/// Writes one packet by itself.
+/// Writes one packet by itself and without asking for any offload. Copies it: this happens once, when an offload that
+/// seemed to be there turns out not to be.
 fn deliver_plain<T: Tun>(cx: &Context<'_>, tun: &mut T, bytes: &[u8], packet: &Opened) {
-    let drops = &cx.table.peers[packet.peer.0 as usize].state.drops;
-    let Ok(mut group) = Group::start(bytes, packet.partial, CoalesceLimits::default()) else {
-        drops.add(DropReason::InnerMalformed, 1);
-        return;
-    };
-    let (vnet, header) = group.finish();
-    let (vnet, header_len) = (vnet.to_bytes(), header.len());
-    let parts = [IoSlice::new(&vnet), IoSlice::new(&bytes[..header_len]), IoSlice::new(group.payload(bytes))];
-    if tun.send(&parts).is_err() {
-        drops.add(DropReason::TunRefused, 1);
+    let len = ip::Ip::parse(bytes).map_or(bytes.len(), |ip| ip.total_len);
+    let mut whole = [&VnetHeader::default().to_bytes(), &bytes[..len]].concat();
+    let complete = !packet.partial || segment::finish_partial(&mut whole[VnetHeader::LEN..]).is_ok();
+    if !complete || tun.send(&[IoSlice::new(&whole)]).is_err() {
+        cx.table.peers[packet.peer.0 as usize].state.drops.add(DropReason::TunRefused, 1);
     }
 }
 

@@ -36,8 +36,8 @@ const READ_ROOM: usize = MAX_PACKET + PLAIN_SLICE + SLICES * MAX_GAP;
 const BUFFER_BYTES: usize = 2 * READ_ROOM;
 /// Scatter-gather slices for segments; what is cut finer is rearranged.
 const SLICES: usize = 64;
-/// Room for any inner header, IPv6 and TCP with all options. The first slice is at least this long.
-const HEADER_ROOM: usize = 128;
+/// Room for the headers of any super-packet. The first slice is at least this long.
+const HEADER_ROOM: usize = packet::segment::HEADER_MAX;
 /// Header, tag, padding or content type, and inner header between two payloads.
 const MAX_GAP: usize = HEADER_LEN + TAG_LEN + 16 + HEADER_ROOM;
 /// Where no super-packet is expected: the longest packet that needs no rearranging.
@@ -226,14 +226,12 @@ impl Outbound {
                 break;
             }
             self.make_room(cx, exit);
-            match self.read(tun) {
-                Ok((vnet, len)) => self.accept(cx, &vnet, len, exit),
-                Err(_) => {
-                    // Empty, or the device is down or gone: the operating system tells when that changes.
-                    more = false;
-                    break;
-                }
-            }
+            let Ok((vnet, len)) = self.read(tun) else {
+                // Empty, or the device is down or gone: the operating system tells when that changes.
+                more = false;
+                break;
+            };
+            self.accept(cx, &vnet, len, exit);
         }
         self.flush(cx, exit);
         self.route = None;
