@@ -279,6 +279,22 @@ mod tests {
     }
 
     #[test]
+    fn xchacha20_poly1305_agrees_with_another_implementation() {
+        use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+        use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+
+        let (key, nonce, aad) = ([3; 32], std::array::from_fn(|i| i as u8), b"bound to");
+        let mut text = *b"a cookie of 16 b................";
+        xseal(&key, &nonce, aad, &mut text);
+        let cipher = XChaCha20Poly1305::new(Key::from_slice(&key));
+        let payload = Payload { msg: &b"a cookie of 16 b"[..], aad };
+        assert_eq!(text.as_slice(), cipher.encrypt(XNonce::from_slice(&nonce), payload).unwrap());
+        assert_eq!(xopen(&key, &nonce, b"another", &mut text.clone()), Err(Unauthentic));
+        assert_eq!(xopen(&key, &nonce, aad, &mut text), Ok(()));
+        assert_eq!(&text[..16], b"a cookie of 16 b");
+    }
+
+    #[test]
     fn a_low_order_public_key_is_refused() {
         let pair = KeyPair::from_secret(&[7; 32]);
         assert_eq!(pair.agree(&[0; 32]).err(), Some(LowOrderPoint));

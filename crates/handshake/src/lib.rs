@@ -14,6 +14,8 @@ mod replay;
 mod responder;
 mod session;
 mod timestamp;
+#[cfg(test)]
+mod vectors;
 
 pub use cookie::{Cookie, CookieChecker, CookieJar};
 pub use error::HandshakeError;
