@@ -1,5 +1,5 @@
-//! Cookies: how a responder under load makes initiators prove that they receive at the address they send from, without
-//! keeping anything about them (whitepaper §5.4.7).
+//! Cookies: how a responder under load makes initiators prove that they receive at the address they send
+//! from, without keeping anything about them (whitepaper §5.4.7).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +43,8 @@ impl CookieSecret {
         Self { key, first_use: None }
     }
 
-    /// Address and port in one form for both families, so that `::ffff:192.0.2.1` and `192.0.2.1` are the same place.
+    /// Address and port in one form for both families, so that `::ffff:192.0.2.1` and `192.0.2.1` are the
+    /// same place.
     fn cookie_for(&self, from: SocketAddr) -> Cookie {
         let address = match from.ip() {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
@@ -55,8 +56,8 @@ impl CookieSecret {
 
 /// The responder's side of cookies: checks both MACs of handshake messages and makes cookie replies.
 ///
-/// A secret makes cookies for [`limits::COOKIE_REFRESH_TIME`] and is accepted for as long again, so every cookie is good
-/// for at least that long.
+/// A secret makes cookies for [`limits::COOKIE_REFRESH_TIME`] and is accepted for as long again, so every
+/// cookie is good for at least that long.
 pub struct CookieChecker {
     keys: MacKeys,
     current: CookieSecret,
@@ -69,15 +70,16 @@ impl CookieChecker {
         Self { keys: identity.mac_keys.clone(), current: CookieSecret::new(rng), previous: None }
     }
 
-    /// Whether `message` is a handshake message from someone who knows our public key. To anyone else nothing is answered.
+    /// Whether `message` is a handshake message from someone who knows our public key. To anyone else nothing
+    /// is answered.
     pub fn verify_mac1(&self, message: &[u8]) -> bool {
         MacView::parse(message).is_some_and(|view| view.verify_mac1(&self.keys))
     }
 
     /// Whether `message` proves, by a cookie of ours, that its sender receives at `from`, address and port.
     ///
-    /// The second part of a split initiation carries no such proof and needs none: it is checked by one hash against the
-    /// first part, which does. It passes here.
+    /// The second part of a split initiation carries no such proof and needs none: it is checked by one hash
+    /// against the first part, which does. It passes here.
     pub fn verify_mac2(&mut self, now: Instant, message: &[u8], from: SocketAddr) -> bool {
         let Some(view) = MacView::parse(message) else { return false };
         let Some(mac2) = view.mac2 else { return true };
@@ -91,8 +93,8 @@ impl CookieChecker {
 
     /// The reply that gives the sender of `message` a cookie for `from`.
     ///
-    /// `message` must have passed [`verify_mac1`](Self::verify_mac1). It is longer than the reply, then, and knows what the
-    /// reply is bound to; the reply to anything else is one that nobody accepts.
+    /// `message` must have passed [`verify_mac1`](Self::verify_mac1). It is longer than the reply, then, and
+    /// knows what the reply is bound to; the reply to anything else is one that nobody accepts.
     pub fn reply(
         &mut self,
         now: Instant,
@@ -146,8 +148,9 @@ impl CookieJar {
 
     /// Takes the cookie out of a cookie reply.
     ///
-    /// `last_mac1` is the first MAC of the message we sent last ([`Initiation::last_mac1`](crate::Initiation::last_mac1)):
-    /// only whoever saw that message, and knows the peer's public key, can have made the reply.
+    /// `last_mac1` is the first MAC of the message we sent last
+    /// ([`Initiation::last_mac1`](crate::Initiation::last_mac1)): only whoever saw that message, and knows
+    /// the peer's public key, can have made the reply.
     ///
     /// # Errors
     ///
@@ -172,7 +175,8 @@ impl CookieJar {
         Ok(())
     }
 
-    /// The cookie to put into what is sent to the peer now, if it is younger than [`limits::COOKIE_REFRESH_TIME`].
+    /// The cookie to put into what is sent to the peer now, if it is younger than
+    /// [`limits::COOKIE_REFRESH_TIME`].
     pub fn current(&self, now: Instant) -> Option<&Cookie> {
         let (cookie, since) = self.cookie.as_ref()?;
         (now.saturating_duration_since(*since) < limits::COOKIE_REFRESH_TIME).then_some(cookie)

@@ -1,7 +1,7 @@
 //! The primitives, under the names the Noise and WireGuard papers give them.
 //!
-//! AWS-LC provides X25519 and the AEADs, the `blake2` crate BLAKE2s. HMAC, HKDF and HChaCha20 are small compositions of
-//! those and live here.
+//! AWS-LC provides X25519 and the AEADs, the `blake2` crate BLAKE2s. HMAC, HKDF and HChaCha20 are small
+//! compositions of those and live here.
 
 use std::fmt;
 
@@ -171,7 +171,8 @@ impl AeadKey {
     }
 }
 
-/// The nonce of message number `counter`: four zero bytes, then the counter, little-endian (whitepaper §5.4.6).
+/// The nonce of message number `counter`: four zero bytes, then the counter, little-endian (whitepaper
+/// §5.4.6).
 #[inline]
 pub(crate) fn counter_nonce(counter: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
@@ -221,8 +222,8 @@ pub(crate) fn xopen(
     open_once(&subkey, tail, associated_data, text)
 }
 
-/// HChaCha20 (draft-irtf-cfrg-xchacha-03 §2.2): the ChaCha20 permutation without the final addition, of whose state the
-/// first and the last row are the output.
+/// HChaCha20 (draft-irtf-cfrg-xchacha-03 §2.2): the ChaCha20 permutation without the final addition, of whose
+/// state the first and the last row are the output.
 fn hchacha20(key: &[u8; 32], input: &[u8; 16]) -> Secret {
     let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let mut state = Zeroizing::new([0u32; 16]);

@@ -29,7 +29,8 @@ pub enum HandshakeError {
     /// The sender is not among the known peers.
     #[error("the initiation is from nobody we know")]
     UnknownPeer,
-    /// The [`PeerKeys`](crate::PeerKeys) passed in are not those of the initiation's sender, or of another protocol.
+    /// The [`PeerKeys`](crate::PeerKeys) passed in are not those of the initiation's sender, or of another
+    /// protocol.
     #[error("the initiation is from another peer, or for another protocol than that peer's")]
     OtherPeer,
     /// This handshake has already been completed.

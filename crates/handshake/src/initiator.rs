@@ -22,8 +22,8 @@ pub struct InitiationOptions<'a> {
     pub timestamp: Timestamp,
     /// The suite of the session. WireGuard has only one, and ignores this.
     pub suite: Suite,
-    /// Whether to send two datagrams that fit a path of 1,280 bytes instead of one that does not. WireGuard's initiation is
-    /// small, and ignores this.
+    /// Whether to send two datagrams that fit a path of 1,280 bytes instead of one that does not. WireGuard's
+    /// initiation is small, and ignores this.
     pub split: bool,
     /// The cookie this peer has given us, if it is still fresh.
     pub cookie: Option<&'a Cookie>,
@@ -63,8 +63,9 @@ struct Pending {
 impl Initiation {
     /// Begins a handshake with `peer`.
     ///
-    /// The result is sent at once; if no response comes within [`limits::REKEY_TIMEOUT`](crate::limits::REKEY_TIMEOUT), drop
-    /// it and start another one with a greater timestamp.
+    /// The result is sent at once; if no response comes within
+    /// [`limits::REKEY_TIMEOUT`](crate::limits::REKEY_TIMEOUT), drop it and start another one with a greater
+    /// timestamp.
     pub fn start(
         identity: &Identity,
         peer: &PeerKeys,
@@ -147,7 +148,8 @@ impl Initiation {
         self.local_index
     }
 
-    /// The first MAC of the initiation (of its part 1, if it is split), to which a cookie reply must be bound.
+    /// The first MAC of the initiation (of its part 1, if it is split), to which a cookie reply must be
+    /// bound.
     pub fn last_mac1(&self) -> &[u8; 16] {
         &self.last_mac1
     }
@@ -233,7 +235,8 @@ impl fmt::Debug for Initiation {
     }
 }
 
-/// The first eight bytes of every handshake message: type, three bytes that are mostly zero, the sender's index.
+/// The first eight bytes of every handshake message: type, three bytes that are mostly zero, the sender's
+/// index.
 pub(crate) fn header(kind: MessageKind, sender: u32) -> Vec<u8> {
     // The longest message is the whole initiation; one allocation holds any of them.
     let mut message = Vec::with_capacity(initiation::WHOLE_LEN + initiation::PART1_LEN);

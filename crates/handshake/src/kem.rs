@@ -1,7 +1,7 @@
 //! ML-KEM-768 (FIPS 203), as AWS-LC implements it.
 //!
-//! AWS-LC offers no way to hand it the randomness, so this is the one place whose bytes do not follow from the caller's
-//! generator. Lengths and outcomes do not depend on them.
+//! AWS-LC offers no way to hand it the randomness, so this is the one place whose bytes do not follow from
+//! the caller's generator. Lengths and outcomes do not depend on them.
 
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
 use zeroize::Zeroizing;
@@ -27,7 +27,8 @@ impl KemKeyPair {
         Self { private, public }
     }
 
-    /// The secret in a ciphertext. A wrong ciphertext yields a secret nobody else has (FIPS 203 §6.3), not an error.
+    /// The secret in a ciphertext. A wrong ciphertext yields a secret nobody else has (FIPS 203 §6.3), not an
+    /// error.
     pub(crate) fn decapsulate(
         &self,
         ciphertext: &[u8; KEM_CIPHERTEXT_LEN],

@@ -46,7 +46,8 @@ fn decode(text: &str) -> Result<Zeroizing<[u8; 32]>, InvalidKey> {
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// The key with these bytes. Whether it is usable is found out by [`PeerKeys::new`](crate::PeerKeys::new).
+    /// The key with these bytes. Whether it is usable is found out by
+    /// [`PeerKeys::new`](crate::PeerKeys::new).
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -127,8 +128,8 @@ impl FromStr for StaticSecret {
     }
 }
 
-/// A secret that two peers share beforehand and mix into each handshake (all zeros, the default: none). It is cleared
-/// when dropped and never printed.
+/// A secret that two peers share beforehand and mix into each handshake (all zeros, the default: none). It is
+/// cleared when dropped and never printed.
 #[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
 pub struct PresharedKey([u8; 32]);
 

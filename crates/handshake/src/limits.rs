@@ -20,5 +20,7 @@ pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a cookie is used, and how long one secret makes cookies.
 pub const COOKIE_REFRESH_TIME: Duration = Duration::from_secs(120);
-/// How much of the life of a secret to leave for the way of the last cookie made with it.
+/// How much of the life of a secret WireGuard leaves for the way of the last cookie made with it. Here a
+/// secret is accepted for a whole [`COOKIE_REFRESH_TIME`] after the last cookie instead; a caller may still
+/// want to renew a cookie that early.
 pub const COOKIE_SECRET_LATENCY: Duration = Duration::from_secs(5);

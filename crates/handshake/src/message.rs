@@ -14,7 +14,8 @@ pub(crate) const KEM_CIPHERTEXT_LEN: usize = 1_088;
 /// Bytes of an ML-KEM-768 encapsulation key once sealed.
 pub(crate) const SEALED_KEM_KEY_LEN: usize = KEM_KEY_LEN + TAG_LEN;
 
-/// Where the fields of an initiation are. `kem` is the sealed ML-KEM key, or in part 1 of a split one its digest.
+/// Where the fields of an initiation are. `kem` is the sealed ML-KEM key, or in part 1 of a split one its
+/// digest.
 pub(crate) mod initiation {
     use super::{KEY_LEN, MAC_LEN, SEALED_KEM_KEY_LEN, TAG_LEN};
     use crate::Timestamp;
@@ -240,8 +241,9 @@ impl<'a> MacView<'a> {
     }
 }
 
-/// The keys that whoever knows a node's public key can derive: what the first MAC of a message to the node is made with,
-/// and what encrypts a cookie from it. One of each a protocol, so that nothing made for one is valid in the other.
+/// The keys that whoever knows a node's public key can derive: what the first MAC of a message to the node is
+/// made with, and what encrypts a cookie from it. One of each a protocol, so that nothing made for one is
+/// valid in the other.
 #[derive(Clone)]
 pub(crate) struct MacKeys {
     mac1: [[u8; 32]; 2],
@@ -265,8 +267,8 @@ impl MacKeys {
     }
 }
 
-/// Fills in the MACs at the end of a message that is otherwise complete, and returns the first. Without a cookie the second
-/// one is left zero.
+/// Fills in the MACs at the end of a message that is otherwise complete, and returns the first. Without a
+/// cookie the second one is left zero.
 pub(crate) fn write_macs(
     message: &mut [u8],
     macs: usize,
@@ -285,6 +287,7 @@ pub(crate) fn write_macs(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DataHeader;
 
     #[test]
     fn wireguard_lengths_are_those_of_the_whitepaper() {
@@ -328,6 +331,7 @@ mod tests {
             };
             let datagram = blank(kind);
             assert_eq!(classify(&datagram), Some(kind));
+            assert_eq!(DataHeader::parse(&datagram).is_some(), matches!(kind, MessageKind::Data(_)));
             for len in 0..datagram.len() {
                 assert_eq!(classify(&datagram[..len]), None, "{kind:?} of {len} bytes");
             }
@@ -337,6 +341,7 @@ mod tests {
                 let mut wrong = datagram.clone();
                 wrong[reserved] = 1;
                 assert_eq!(classify(&wrong), None, "{kind:?} with reserved byte {reserved}");
+                assert_eq!(DataHeader::parse(&wrong), None, "{kind:?} with reserved byte {reserved}");
             }
             let mut wrong = datagram.clone();
             wrong[1] = 3;

@@ -1,5 +1,5 @@
-//! The symmetric state of a handshake (Noise §5.2): a chaining key that collects every secret, and a hash that collects
-//! every byte both sides have seen.
+//! The symmetric state of a handshake (Noise §5.2): a chaining key that collects every secret, and a hash
+//! that collects every byte both sides have seen.
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -29,7 +29,8 @@ pub(crate) struct SymmetricState {
 }
 
 impl SymmetricState {
-    /// The state both sides start from: the protocol and the responder's static key, which the initiator knows.
+    /// The state both sides start from: the protocol and the responder's static key, which the initiator
+    /// knows.
     pub(crate) fn new(protocol: Protocol, responder: &PublicKey) -> Self {
         let (construction, identifier) = names(protocol);
         let chaining_key = Zeroizing::new(hash(&[construction]));
@@ -47,8 +48,9 @@ impl SymmetricState {
         self.hash = hash(&[&self.hash, data]);
     }
 
-    /// Token `e` under the psk modifier (Noise §9.2): the key enters the transcript and the chaining key. What would be the
-    /// encryption key is not computed, since another token always follows before anything is encrypted.
+    /// Token `e` under the psk modifier (Noise §9.2): the key enters the transcript and the chaining key.
+    /// What would be the encryption key is not computed, since another token always follows before anything
+    /// is encrypted.
     pub(crate) fn mix_ephemeral(&mut self, public: &[u8; 32]) {
         self.mix_hash(public);
         self.mix_chaining_key(public);
@@ -90,9 +92,10 @@ impl SymmetricState {
         Ok(())
     }
 
-    /// Token `e1`: encrypts the KEM key in place like [`encrypt_and_hash`](Self::encrypt_and_hash), except that the digest of
-    /// the ciphertext enters the transcript instead of the ciphertext. So the rest of the initiation can be read by whoever
-    /// has the digest only, as the receiver of part 1 does, and both forms of the initiation share one transcript.
+    /// Token `e1`: encrypts the KEM key in place like [`encrypt_and_hash`](Self::encrypt_and_hash), except
+    /// that the digest of the ciphertext enters the transcript instead of the ciphertext. So the rest of the
+    /// initiation can be read by whoever has the digest only, as the receiver of part 1 does, and both forms
+    /// of the initiation share one transcript.
     pub(crate) fn encrypt_kem_key(&mut self, text: &mut [u8]) -> [u8; 32] {
         crypto::seal_once(&self.key, self.counter, &self.hash, text);
         let digest = hash(&[text]);
@@ -101,7 +104,8 @@ impl SymmetricState {
         digest
     }
 
-    /// Token `e1` at the receiver: takes note of the digest, and returns what opens the ciphertext when it is there.
+    /// Token `e1` at the receiver: takes note of the digest, and returns what opens the ciphertext when it is
+    /// there.
     pub(crate) fn expect_kem_key(&mut self, digest: &[u8; 32]) -> ExpectedKemKey {
         let expected = ExpectedKemKey {
             key: self.key.clone(),
@@ -114,7 +118,8 @@ impl SymmetricState {
         expected
     }
 
-    /// The keys of a WireGuard session, initiator's to responder first (whitepaper §5.4.5), are derived from this.
+    /// The keys of a WireGuard session, initiator's to responder first (whitepaper §5.4.5), are derived from
+    /// this.
     pub(crate) fn chaining_key(&self) -> Secret {
         self.chaining_key.clone()
     }

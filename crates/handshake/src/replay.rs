@@ -11,8 +11,9 @@ pub enum StaleCounter {
 
 /// Remembers which of the last 8,192 counters were seen.
 ///
-/// A ring of bitmap words (RFC 6479): moving forward clears whole words instead of shifting the bitmap. One word more than
-/// the window needs is kept, because the word that holds the highest counter is only partly used.
+/// A ring of bitmap words (RFC 6479): moving forward clears whole words instead of shifting the bitmap. One
+/// word more than the window needs is kept, because the word that holds the highest counter is only partly
+/// used.
 ///
 /// ```
 /// use handshake::{ReplayWindow, StaleCounter};
@@ -48,7 +49,8 @@ impl ReplayWindow {
         (word as usize, 1 << (counter % Self::WORD_BITS))
     }
 
-    /// Whether a packet with this counter may still be accepted. It changes nothing: record it once it has authenticated.
+    /// Whether a packet with this counter may still be accepted. It changes nothing: record it once it has
+    /// authenticated.
     ///
     /// # Errors
     ///
@@ -66,8 +68,8 @@ impl ReplayWindow {
         if self.words[word] & bit == 0 { Ok(()) } else { Err(StaleCounter::Replayed) }
     }
 
-    /// Records the counter of an authenticated packet that [`check`](Self::check) let pass. True if no higher counter was
-    /// seen before.
+    /// Records the counter of an authenticated packet that [`check`](Self::check) let pass. True if no higher
+    /// counter was seen before.
     #[inline]
     pub fn record(&mut self, counter: u64) -> bool {
         let newest = counter >= self.next;
@@ -89,7 +91,8 @@ impl ReplayWindow {
         for word in target - entered + 1..=target {
             self.words[(word % Self::WORDS as u64) as usize] = 0;
         }
-        // Counters end far below u64::MAX (`limits::REJECT_AFTER_MESSAGES`); saturating merely keeps this total.
+        // Counters end far below u64::MAX (`limits::REJECT_AFTER_MESSAGES`); saturating merely keeps this
+        // total.
         self.next = counter.saturating_add(1);
     }
 }

@@ -30,8 +30,9 @@ struct Opened {
 }
 
 impl Opened {
-    /// `e, es, s, ss, e1` and the timestamp. `body` is everything the first MAC covers; `digest` that of the KEM key, if
-    /// there is one. `static_static` has the X25519 of our static key with the remote's, or a reason to go no further.
+    /// `e, es, s, ss, e1` and the timestamp. `body` is everything the first MAC covers; `digest` that of the
+    /// KEM key, if there is one. `static_static` has the X25519 of our static key with the remote's, or a
+    /// reason to go no further.
     fn read(
         identity: &Identity,
         protocol: Protocol,
@@ -93,11 +94,11 @@ fn admit<'a>(identity: &Identity, message: &'a [u8]) -> Result<MacView<'a>, Hand
     if view.verify_mac1(&identity.mac_keys) { Ok(view) } else { Err(HandshakeError::InvalidMac1) }
 }
 
-/// An initiation that has authenticated: whoever sent it holds the private key of [`remote`](Self::remote) (or ours: see
-/// the crate documentation on key-compromise impersonation).
+/// An initiation that has authenticated: whoever sent it holds the private key of [`remote`](Self::remote)
+/// (or ours: see the crate documentation on key-compromise impersonation).
 ///
-/// It may still be a replay. The caller looks the remote up, refuses a [`timestamp`](Self::timestamp) not greater than the
-/// greatest it has seen from that peer, and only then responds.
+/// It may still be a replay. The caller looks the remote up, refuses a [`timestamp`](Self::timestamp) not
+/// greater than the greatest it has seen from that peer, and only then responds.
 pub struct Incoming {
     opened: Opened,
     kem_key: Option<Box<[u8; KEM_KEY_LEN]>>,
@@ -114,8 +115,8 @@ impl Incoming {
         Self::read(identity, initiation, computed(identity))
     }
 
-    /// [`receive`](Self::receive) from known peers only: `find` looks up the public key the sender claims to have. One
-    /// Diffie–Hellman operation less, and nothing more is read of what a stranger sends.
+    /// [`receive`](Self::receive) from known peers only: `find` looks up the public key the sender claims to
+    /// have. One Diffie–Hellman operation less, and nothing more is read of what a stranger sends.
     ///
     /// # Errors
     ///
@@ -174,16 +175,17 @@ impl Incoming {
 
     /// Makes the response and, with it, the session.
     ///
-    /// Nothing may be *sent* in this session before a packet of the remote's has opened: only that proves that the remote
-    /// is alive and holds its private key (whitepaper §5.4.6).
+    /// Nothing may be *sent* in this session before a packet of the remote's has opened: only that proves
+    /// that the remote is alive and holds its private key (whitepaper §5.4.6).
     ///
-    /// `peer` must be the keys configured for [`remote`](Self::remote), `local_index` our index for the session, and
-    /// `cookie` a fresh one of the remote's, if there is one.
+    /// `peer` must be the keys configured for [`remote`](Self::remote), `local_index` our index for the
+    /// session, and `cookie` a fresh one of the remote's, if there is one.
     ///
     /// # Errors
     ///
     /// [`HandshakeError::OtherPeer`] if `peer` is not the sender or is configured for the other protocol,
-    /// [`HandshakeError::LowOrderKey`] and [`HandshakeError::InvalidKemKey`] if the remote's ephemeral keys are unusable.
+    /// [`HandshakeError::LowOrderKey`] and [`HandshakeError::InvalidKemKey`] if the remote's ephemeral keys
+    /// are unusable.
     pub fn respond(
         self,
         identity: &Identity,
@@ -265,8 +267,9 @@ impl fmt::Debug for Incoming {
     }
 }
 
-/// The first part of a split initiation, which has authenticated. It says which second part may follow: no other will be
-/// read. A few hundred bytes; keep one a peer, and only for as long as a second part may reasonably take.
+/// The first part of a split initiation, which has authenticated. It says which second part may follow: no
+/// other will be read. A few hundred bytes; keep one a peer, and only for as long as a second part may
+/// reasonably take.
 pub struct IncomingPart1 {
     opened: Opened,
     expected: ExpectedKemKey,
@@ -327,7 +330,8 @@ impl IncomingPart1 {
         self.opened.remote_index
     }
 
-    /// Whether `part2` is a second part that names the same sender index. Cheap; [`complete`](Self::complete) decides.
+    /// Whether `part2` is a second part that names the same sender index. Cheap; [`complete`](Self::complete)
+    /// decides.
     pub fn matches(&self, part2: &[u8]) -> bool {
         MacView::parse(part2).is_some_and(|view| {
             view.kind == MessageKind::InitiationPart2

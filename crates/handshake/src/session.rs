@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crate::crypto::{AeadKey, Secret, counter_nonce, hkdf};
-use crate::message::{MessageKind, classify, read_u32};
+use crate::message::MessageKind;
 use crate::noise::SymmetricState;
 use crate::replay::{ReplayWindow, StaleCounter};
 use crate::{HEADER_LEN, LANES, Protocol, PublicKey, Suite, TAG_LEN, limits};
@@ -28,11 +28,26 @@ impl DataHeader {
     /// The header of `datagram`, if that is a data packet with room for a header and a tag.
     #[inline]
     pub fn parse(datagram: &[u8]) -> Option<Self> {
-        let MessageKind::Data(protocol) = classify(datagram)? else { return None };
-        let counter = u64::from_le_bytes(*datagram.get(8..)?.first_chunk()?);
-        Some(Self { protocol, lane: datagram[1], receiver: read_u32(datagram, 4), counter })
+        if datagram.len() < HEADER_LEN + TAG_LEN {
+            return None;
+        }
+        let header = datagram.first_chunk::<HEADER_LEN>()?;
+        let &[type_byte, lane, 0, 0, r0, r1, r2, r3, c0, c1, c2, c3, c4, c5, c6, c7] = header else {
+            return None;
+        };
+        let protocol = match (type_byte, lane) {
+            (WIREGUARD_TYPE, 0) => Protocol::WireGuard,
+            (SHADOWMESH_TYPE, _) => Protocol::ShadowMesh,
+            _ => return None,
+        };
+        let receiver = u32::from_le_bytes([r0, r1, r2, r3]);
+        let counter = u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]);
+        Some(Self { protocol, lane, receiver, counter })
     }
 }
+
+const WIREGUARD_TYPE: u8 = MessageKind::Data(Protocol::WireGuard).type_byte();
+const SHADOWMESH_TYPE: u8 = MessageKind::Data(Protocol::ShadowMesh).type_byte();
 
 /// The first eight bytes of the data packets of one lane and direction: all of the header but the counter.
 fn header_prefix(protocol: Protocol, lane: u8, receiver: u32) -> [u8; 8] {
@@ -72,7 +87,8 @@ impl From<StaleCounter> for OpenError {
     }
 }
 
-/// A lane has used up its counters ([`limits::REJECT_AFTER_MESSAGES`]): nothing can be sent before the next handshake.
+/// A lane has used up its counters ([`limits::REJECT_AFTER_MESSAGES`]): nothing can be sent before the next
+/// handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("the lane has used up its counters")]
 pub struct Exhausted;
@@ -82,7 +98,8 @@ pub struct Exhausted;
 pub struct Opened {
     /// The number of the packet in its lane.
     pub counter: u64,
-    /// Whether no higher counter was seen before on this lane: only such a packet may move the path of a peer.
+    /// Whether no higher counter was seen before on this lane: only such a packet may move the path of a
+    /// peer.
     pub newest: bool,
 }
 
@@ -109,10 +126,11 @@ pub(crate) struct Established<'a> {
 
 /// An established session with one peer: seals and opens data packets.
 ///
-/// It is shared by reference among threads. Each works on a lane of its own, so nothing in it is contended. The keys of a
-/// lane (3 kB of state) are derived when the lane is first used.
+/// It is shared by reference among threads. Each works on a lane of its own, so nothing in it is contended.
+/// The keys of a lane (3 kB of state) are derived when the lane is first used.
 ///
-/// The session does not know the time: dropping it when it is [`limits::REJECT_AFTER_TIME`] old is up to the caller.
+/// The session does not know the time: dropping it when it is [`limits::REJECT_AFTER_TIME`] old is up to the
+/// caller.
 pub struct Session {
     /// What the keys of all lanes are derived from.
     secret: Secret,
@@ -222,8 +240,9 @@ impl Session {
         })
     }
 
-    /// What seals packets on `lane`, which is below [`LANES`], and 0 in a WireGuard session. (A lane the session does not
-    /// have is a bug of the caller's: it is reduced to one it has, and caught in debug builds.)
+    /// What seals packets on `lane`, which is below [`LANES`], and 0 in a WireGuard session. (A lane the
+    /// session does not have is a bug of the caller's: it is reduced to one it has, and caught in debug
+    /// builds.)
     #[inline]
     pub fn sealer(&self, lane: u8) -> Sealer<'_> {
         debug_assert!(usize::from(lane) < self.lane_count(), "lane {lane} of a {:?} session", self.protocol);
@@ -235,7 +254,8 @@ impl Session {
         }
     }
 
-    /// What opens packets of `lane`. It holds the lane's replay window: keep it for a run of packets, not for longer.
+    /// What opens packets of `lane`. It holds the lane's replay window: keep it for a run of packets, not for
+    /// longer.
     ///
     /// # Errors
     ///
@@ -248,7 +268,8 @@ impl Session {
         let state = self.lane(lane);
         Ok(Opener {
             key: &state.opening,
-            // A thread that panicked while it held the window left it whole: each change to it is a single store.
+            // Nothing that runs under this lock can panic halfway through a change to the window, so it is
+            // whole.
             window: state.window.lock().unwrap_or_else(PoisonError::into_inner),
             header_prefix: header_prefix(self.protocol, lane, self.local_index),
             authenticate_header: self.protocol == Protocol::ShadowMesh,
@@ -268,8 +289,8 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Seals packets on one lane of a session: first [`reserve`](Self::reserve) counters, then [`seal`](Self::seal) a packet
-/// with each.
+/// Seals packets on one lane of a session: first [`reserve`](Self::reserve) counters, then
+/// [`seal`](Self::seal) a packet with each.
 pub struct Sealer<'a> {
     lane: &'a Lane,
     header_prefix: [u8; 8],
@@ -277,7 +298,8 @@ pub struct Sealer<'a> {
 }
 
 impl Sealer<'_> {
-    /// Reserves `count` consecutive counters and returns the first. A counter that is not used is merely lost.
+    /// Reserves `count` consecutive counters and returns the first. A counter that is not used is merely
+    /// lost.
     ///
     /// # Errors
     ///
@@ -293,11 +315,11 @@ impl Sealer<'_> {
             .map_err(|_| Exhausted)
     }
 
-    /// Seals a packet in place. `packet` is [`HEADER_LEN`] bytes of room, the plaintext, and [`TAG_LEN`] bytes of room; all
-    /// of it is the datagram to send afterwards.
+    /// Seals a packet in place. `packet` is [`HEADER_LEN`] bytes of room, the plaintext, and [`TAG_LEN`]
+    /// bytes of room; all of it is the datagram to send afterwards.
     ///
-    /// `counter` comes from [`reserve`](Self::reserve) and is used for this packet only: sealing two different packets with
-    /// one counter gives both of them away.
+    /// `counter` comes from [`reserve`](Self::reserve) and is used for this packet only: sealing two
+    /// different packets with one counter gives both of them away.
     ///
     /// # Panics
     ///
@@ -350,7 +372,8 @@ impl Opener<'_> {
         if counter >= limits::REJECT_AFTER_MESSAGES {
             return Err(OpenError::Expired);
         }
-        // A replay is refused before the work of decrypting it; a counter is recorded only once its packet is authentic.
+        // A replay is refused before the work of decrypting it; a counter is recorded only once its packet is
+        // authentic.
         self.window.check(counter)?;
         let associated_data: &[u8] = if self.authenticate_header { header } else { &[] };
         self.key.open(counter_nonce(counter), associated_data, text, tag).map_err(|_| OpenError::Forged)?;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// 12 bytes that grow with each initiation a node sends to a peer; the peer refuses one that is not greater than the
-/// greatest it has seen. They are compared as one big-endian number.
+/// 12 bytes that grow with each initiation a node sends to a peer; the peer refuses one that is not greater
+/// than the greatest it has seen. They are compared as one big-endian number.
 ///
-/// WireGuard peers expect the time of day ([`Timestamp::tai64n`]). Between ShadowMesh nodes it is a counter that survives
-/// restarts ([`Timestamp::from_counter`]): a wrong clock then locks nobody out, and tells nobody the time.
+/// WireGuard peers expect the time of day ([`Timestamp::tai64n`]). Between ShadowMesh nodes it is a counter
+/// that survives restarts ([`Timestamp::from_counter`]): a wrong clock then locks nobody out, and tells
+/// nobody the time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Timestamp(pub [u8; 12]);
 
@@ -25,8 +26,9 @@ impl Timestamp {
         Self(bytes)
     }
 
-    /// The TAI64N label of the time of day, rounded down to a multiple of 2²⁴ ns (16.8 ms) so that initiations do not
-    /// disclose a precise clock, which timing attacks on other programs of this host could use.
+    /// The TAI64N label of the time of day, rounded down to a multiple of 2²⁴ ns (16.8 ms) so that
+    /// initiations do not disclose a precise clock, which timing attacks on other programs of this host could
+    /// use.
     pub fn tai64n(since_unix_epoch: Duration) -> Self {
         let mut bytes = [0; Self::LEN];
         let seconds = Self::TAI64_UNIX_EPOCH.saturating_add(since_unix_epoch.as_secs());

@@ -1,5 +1,5 @@
-//! The committed vectors, byte for byte, with the ephemeral keys fixed. `tests/reference.rs` makes the same ones without
-//! this crate's code.
+//! The committed vectors, byte for byte, with the ephemeral keys fixed. `tests/reference.rs` makes the same
+//! ones without this crate's code.
 
 use std::time::Instant;
 

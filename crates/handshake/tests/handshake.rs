@@ -109,7 +109,8 @@ fn every_flipped_bit_of_an_initiation_is_refused() {
     for (form, mut pair) in Pair::every_form() {
         let (_, datagrams) = pair.initiate();
         for (part, datagram) in datagrams.iter().enumerate() {
-            // The second MAC is the cookie checker's business; the second part of a split initiation has none.
+            // The second MAC is the cookie checker's business; the second part of a split initiation has
+            // none.
             let without_mac2 = if part == 0 { datagram.len() - 16 } else { datagram.len() };
             for bit in 0..without_mac2 * 8 {
                 let mut damaged = datagrams.clone();

@@ -1,6 +1,6 @@
-//! The ShadowMesh protocol once more, written from the crate's documentation with other libraries for ML-KEM and the
-//! AEADs, and as straight as possible. It checks the crate in both roles, and pins the protocol: `vectors/shadowmesh-v1.txt`
-//! never changes.
+//! The ShadowMesh protocol once more, written from the crate's documentation with other libraries for ML-KEM
+//! and the AEADs, and as straight as possible. It checks the crate in both roles, and pins the protocol:
+//! `vectors/shadowmesh-v1.txt` never changes.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

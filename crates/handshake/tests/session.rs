@@ -120,7 +120,8 @@ fn lanes_have_counters_windows_and_keys_of_their_own() {
         moved[1] = (lane + 1) % LANES as u8;
         assert!(open(&bob, &moved).is_err(), "a packet of lane {lane} in the next one");
     }
-    // The tag aside, the ciphertext depends on key, nonce and plaintext, and the latter two are the same in all lanes.
+    // The tag aside, the ciphertext depends on key, nonce and plaintext, and the latter two are the same in
+    // all lanes.
     assert_eq!(ciphertexts.len(), LANES);
 }
 

@@ -136,8 +136,8 @@ pub fn flip(datagram: &[u8], bit: usize) -> Vec<u8> {
     flipped
 }
 
-/// Makes the first MAC of a handshake message right again, as anyone can who knows the receiver's public key. Written
-/// against the documentation, not the code: labels and offsets are repeated here on purpose.
+/// Makes the first MAC of a handshake message right again, as anyone can who knows the receiver's public key.
+/// Written against the documentation, not the code: labels and offsets are repeated here on purpose.
 pub fn refresh_mac1(message: &mut [u8], receiver: &handshake::PublicKey) {
     use blake2::digest::{FixedOutput, KeyInit, Update, consts::U16};
     use blake2::{Blake2s256, Blake2sMac, Digest};
