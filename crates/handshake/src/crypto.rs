@@ -127,6 +127,18 @@ impl fmt::Debug for KeyPair {
 /// An AEAD key, expanded once and used for many messages.
 pub(crate) struct AeadKey(LessSafeKey);
 
+impl Drop for AeadKey {
+    /// AWS-LC clears what it has on its heap, but an expanded AEAD key is in our memory, and is not cleared. So another key
+    /// is put in its place. This reaches the place where the key spent its life, not copies a move may have left behind.
+    fn drop(&mut self) {
+        if let Ok(blank) = UnboundKey::new(self.0.algorithm(), &[0; 32]) {
+            self.0 = LessSafeKey::new(blank);
+            // The value is read as far as the compiler knows, so the assignment has to happen.
+            std::hint::black_box(&self.0);
+        }
+    }
+}
+
 /// A message did not authenticate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unauthentic;
