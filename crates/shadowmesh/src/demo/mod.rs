@@ -57,8 +57,9 @@ The JSON object (version 1; a part that was not reached is null):
                          (gap: the longest time a receiver of 1,000 probes a second heard nothing, after and before)
   rekey                  rekeys, packets_sent, packets_lost
   allocations            packets, allocations, per_packet: of the data-plane threads, during the throughput steps
-  drops                  sent, received: inner packets, both nodes together; left, right: packets dropped, by the
-                         reasons of `shadowmesh status --json`";
+  drops                  left, right: packets dropped by reason, as in `shadowmesh status --json`; sent, received:
+                         inner packets, both nodes together; socket_overruns: trains of datagrams that the kernel
+                         dropped because a node's socket was full";
 
 /// Runs the demo. Exit code 0 means that every step held, 1 that one did not or that the machine cannot run it.
 ///

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::format;
 
-const NAME_WIDTH: usize = 14;
-const DETAIL_WIDTH: usize = 62;
+/// A line fits on a terminal of 80 columns.
+const NAME_WIDTH: usize = 11;
+const DETAIL_WIDTH: usize = 52;
 const BAR_WIDTH: usize = 26;
 /// Between two drawings of a live line.
 const FRAME: Duration = Duration::from_millis(80);

@@ -46,7 +46,7 @@ const REKEY_MAX: Duration = Duration::from_secs(2);
 pub(super) fn tell(stage: Stage, throughput: Duration) -> Report {
     let start = Instant::now();
     let mut story = Story { stage, report: Report::new(), pattern: Pattern::new(0x5AD0_3E54) };
-    stage.title("ShadowMesh demo", "two real nodes in network namespaces of this machine; nothing leaves it");
+    stage.title("ShadowMesh demo", "two nodes in namespaces of this machine; nothing leaves it");
     if let Some(mut world) = story.step("namespaces", |_| namespaces()).map(|note| note.value) {
         // The scenes stop where the next cannot be played.
         let _ = story.play(&mut world, throughput);
@@ -150,7 +150,7 @@ fn nodes(world: &mut World) -> Outcome<Note<()>> {
     Ok(Note { value: (), detail: describe(&status) })
 }
 
-/// `MTU 1,420 · 1 worker each · TUN: tso uso · UDP: gso gro`.
+/// `1 worker · MTU 1,420 · TUN TSO+USO · UDP GSO+GRO`.
 fn describe(status: &Status) -> String {
     let chosen = |offloads: &[(&'static str, bool)]| {
         let names: Vec<_> = offloads.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
@@ -158,7 +158,7 @@ fn describe(status: &Status) -> String {
     };
     let (tun, udp) = (status.offloads.tun, status.offloads.udp);
     format!(
-        "{} {} each · MTU {} · TUN {} · UDP {}",
+        "{} {} · MTU {} · TUN {} · UDP {}",
         status.workers.len(),
         if status.workers.len() == 1 { "worker" } else { "workers" },
         format::count(status.tun.mtu.into()),
@@ -350,6 +350,7 @@ fn drops(world: &World) -> Outcome<Drops> {
     Ok(Drops {
         sent: peers().map(|peer| peer.tx_packets).sum(),
         received: peers().map(|peer| peer.rx_packets).sum(),
+        socket_overruns: world.left.socket_overruns()? + world.right.socket_overruns()?,
         left: reasons(&left),
         right: reasons(&right),
     })
@@ -369,8 +370,5 @@ fn reasons(status: &Status) -> Reasons {
 fn stop(world: &mut World) -> Outcome<Note<()>> {
     let took = world.stop_daemons()?;
     world.check_nothing_left()?;
-    Ok(Note {
-        value: (),
-        detail: format!("both nodes ended in {}; nothing is left behind", format::duration(took)),
-    })
+    Ok(Note { value: (), detail: format!("ended in {}; nothing is left behind", format::duration(took)) })
 }
