@@ -254,7 +254,7 @@ impl Netlink {
     }
 
     /// Gives an interface an address, and with it the route to its prefix. IPv6 addresses skip duplicate address
-    /// detection: they can be used at once.
+    /// detection: they can be bound at once, and receive a moment later.
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up); `AlreadyExists`; `PermissionDenied` also where IPv6 is disabled by sysctl.

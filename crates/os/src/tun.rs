@@ -9,13 +9,16 @@ mod selftest;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::netlink::{Netlink, NetlinkError, Route};
+use crate::netlink::{Netlink, NetlinkError, Route, Watch};
+use crate::poll::{Events, Interest, Poller};
 use crate::sys::check;
 pub use queue::TunQueue;
 
@@ -102,6 +105,9 @@ pub struct TunDevice {
     netlink: Netlink,
 }
 
+/// How long to wait for the kernel to take up an IPv6 address; seen: below 1 ms.
+const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Packets that the kernel keeps for a queue while we are busy. The kernel's default for TUN is 500, which one burst
 /// of small packets fills; Ethernet devices have 1,000.
 const QUEUE_PACKETS: u32 = 1_000;
@@ -136,7 +142,9 @@ impl TunDevice {
         let configure = |source| TunError::Configure { name: name.clone(), source };
         let index = netlink.link_index(&name).map_err(configure)?;
         let mut device = Self { name: name.clone(), index, offloads, netlink };
+        let mut watch = Watch::open().map_err(&failed)?;
         device.configure(config).map_err(configure)?;
+        device.await_addresses(&config.addresses, &mut watch).map_err(&failed)?;
         let queues = files.into_iter().map(|file| TunQueue::new(file, vnet)).collect();
         Ok((device, queues))
     }
@@ -157,6 +165,28 @@ impl TunDevice {
         netlink.set_up(index, true)?;
         for route in routes_needed(&config.routes, &config.addresses) {
             netlink.add_route(&route_by(index, route))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel treats the addresses as its own. For IPv6 it gets there a moment after it has
+    /// acknowledged the address, in the background, also without duplicate address detection; what came before
+    /// that would be lost.
+    fn await_addresses(&mut self, addresses: &[IpNet], watch: &mut Watch) -> io::Result<()> {
+        let poller = Poller::new()?;
+        poller.add(&*watch, 0, Interest::READ)?;
+        let mut events = Events::with_capacity(1);
+        let deadline = Instant::now() + ADDRESS_WAIT_MAX;
+        for address in addresses.iter().map(IpNet::addr).filter(IpAddr::is_ipv6) {
+            while !self.netlink.lookup(address).is_ok_and(|found| found.local) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    // It will come; no reason to fail.
+                    return Ok(());
+                }
+                poller.wait(&mut events, Some(left))?;
+                watch.drain()?;
+            }
         }
         Ok(())
     }

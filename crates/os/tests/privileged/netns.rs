@@ -112,7 +112,7 @@ fn addresses_and_routes_come_and_go() {
     assert!(has(&mut netlink, "10.1.0.1/24"));
     netlink.add_address(index, "fd01::1/64".parse().unwrap()).unwrap();
     assert!(has(&mut netlink, "fd01::1/64"));
-    // Usable at once, without waiting for duplicate address detection.
+    // Can be bound at once, without waiting for duplicate address detection.
     a.run(|| assert!(UdpSocket::bind("[fd01::1]:0").is_ok())).unwrap();
 
     for (to, gateway) in [

@@ -26,6 +26,7 @@ crate::tests!(
     super_packets_stay_within_the_limit_asked_for,
     a_udp_train_arrives_as_one_super_packet,
     flows_spread_over_the_queues,
+    an_address_is_ours_as_soon_as_the_device_is_created,
     what_a_full_queue_cannot_take_is_dropped_and_counted,
 );
 
@@ -374,4 +375,15 @@ fn what_a_full_queue_cannot_take_is_dropped_and_counted() {
     }
     assert_eq!(taken + device.kernel_drops().unwrap(), 3000);
     assert!(taken >= 1000, "{taken}");
+}
+
+/// A packet that came before the kernel knows the address as its own would be lost.
+fn an_address_is_ours_as_soon_as_the_device_is_created() {
+    for _ in 0..50 {
+        let (namespace, _device, _queue) = device(&config());
+        let mut netlink = namespace.netlink().unwrap();
+        for address in config().addresses {
+            assert!(netlink.lookup(address.addr()).is_ok_and(|found| found.local), "{address}");
+        }
+    }
 }
