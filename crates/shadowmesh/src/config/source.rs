@@ -31,7 +31,7 @@ impl Source<'_> {
         let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
         let line = self.text[line_start..line_end].trim_end();
-        let error = ConfigError::new(self.path, message).at(Some(self.place(start)));
+        let error = ConfigError::new(self.path, without_secrets(&message.into())).at(Some(self.place(start)));
         if may_hold_secret(line) {
             return error;
         }
@@ -40,12 +40,25 @@ impl Source<'_> {
     }
 }
 
-/// A terminal or a log is no place for a key, nor for what may be one.
+/// A terminal, a log or a bug report is no place for a key, nor for what may be one.
 fn may_hold_secret(line: &str) -> bool {
-    let base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
-    line.contains("private")
-        || line.contains("preshared")
-        || (!line.contains("public_key") && line.split(|c| !base64(c)).any(|word| word.len() >= 40))
+    line.contains("private") || line.contains("preshared") || line.split(|c| !is_base64(c)).any(is_key_sized)
+}
+
+/// The text with each word that may be a key taken out.
+fn without_secrets(text: &str) -> String {
+    text.split_inclusive(|c| !is_base64(c))
+        .map(|word| if is_key_sized(word.trim_end_matches(|c| !is_base64(c))) { "…" } else { word })
+        .collect()
+}
+
+fn is_base64(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')
+}
+
+/// A key has 44 characters; one that lost a few is still a secret.
+fn is_key_sized(word: &str) -> bool {
+    word.len() >= 40
 }
 
 fn floor_char_boundary(text: &str, offset: usize) -> usize {
@@ -201,5 +214,20 @@ pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_key_is_neither_quoted_nor_shown() {
+        let key = "mFHiSjDgnSNRRe2LVZBBqGGUuMrTJ8XyvcnbDdtnqUI=";
+        assert_eq!(without_secrets(&format!("unknown key `{key}` in [tun]")), "unknown key `… in [tun]");
+        assert_eq!(without_secrets("unknown key `adress`"), "unknown key `adress`");
+        assert!(may_hold_secret(&format!("\"{key}\" = 1")));
+        assert!(may_hold_secret("private_key = \"half a k"));
+        assert!(!may_hold_secret("address = [\"10.77.0.1/24\"]"));
     }
 }

@@ -29,6 +29,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use handshake::Protocol;
 use log::{debug, info, warn};
 use node::{Node, PeerConfig, PeerId, Worker};
 use os::poll::{Events, Interest, Poller, Waker};
@@ -42,7 +43,7 @@ use tokio::sync::mpsc;
 pub(crate) use epoch::STATE_DIR;
 pub(crate) use handle::NodeHandle;
 
-use crate::config::{Config, ConfigError, Endpoint};
+use crate::config::{Config, ConfigError, Endpoint, Peer};
 use crate::control::SocketName;
 use crate::control::server;
 use crate::control::socket::{BindError, Bound};
@@ -223,11 +224,7 @@ impl Running {
         let endpoints = config.peers.iter().enumerate();
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
         let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
-        let notes = config
-            .peers
-            .iter()
-            .map(|peer| PeerNotes { name: peer.name.clone(), expected: peer.keepalive.is_some() });
-        let notes = notes.collect();
+        let notes = config.peers.iter().map(notes).collect();
         let (node, workers) = create_node(config, &device, worker_count, mtu, epoch, unix_time, now)?;
 
         let mut running =
@@ -366,6 +363,16 @@ fn family(listen: SocketAddr) -> Option<Family> {
         SocketAddr::V6(_) => Some(Family::V6),
         SocketAddr::V4(address) if address.ip().is_unspecified() => None,
         SocketAddr::V4(_) => Some(Family::V4),
+    }
+}
+
+fn notes(peer: &Peer) -> PeerNotes {
+    let address =
+        peer.allowed_ips.first().map_or_else(|| "ADDRESS".into(), |prefix| prefix.addr().to_string());
+    PeerNotes {
+        name: peer.name.clone(),
+        expected: peer.keepalive.is_some(),
+        ping_instead: (peer.protocol == Protocol::WireGuard).then(|| format!("ping {address}")),
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct PeerNotes {
     pub(super) name: String,
     /// It is kept alive, so it should always be connected.
     pub(super) expected: bool,
+    /// It speaks WireGuard, which has no probes: what to `ping` instead.
+    pub(super) ping_instead: Option<String>,
 }
 
 /// The node's thread's belongings.
@@ -135,13 +137,13 @@ impl NodeThread {
             Command::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Command::Ping { peer, timeout, reply } => match self.node.find(&peer) {
+            Command::Ping { peer, timeout, reply } => match self.can_ping(&peer) {
                 Ok(peer) => {
                     let id = self.node.ping(now, peer, timeout);
                     self.pings.insert(id, reply);
                 }
-                Err(error) => {
-                    let _ = reply.send(Err(Refusal::NotFound(error.to_string())));
+                Err(refusal) => {
+                    let _ = reply.send(Err(refusal));
                 }
             },
             Command::Rekey { peer, reply } => {
@@ -150,6 +152,17 @@ impl NodeThread {
             }
             Command::Resolved { peer, found } => self.resolved(now, peer, &found),
             Command::Stop => {}
+        }
+    }
+
+    fn can_ping(&self, name: &str) -> Result<PeerId, Refusal> {
+        let peer = self.node.find(name).map_err(|error| Refusal::NotFound(error.to_string()))?;
+        match self.peers.get(peer.0 as usize).and_then(|notes| notes.ping_instead.as_ref()) {
+            None => Ok(peer),
+            Some(instead) => Err(Refusal::BadRequest(format!(
+                "peer `{}` speaks WireGuard, which has no probes: try `{instead}` instead",
+                self.name(peer)
+            ))),
         }
     }
 
