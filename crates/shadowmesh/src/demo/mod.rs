@@ -29,7 +29,7 @@ use requirements::Missing;
 
 /// The options of `shadowmesh demo`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_long_help = JSON_HELP)]
+#[command(after_long_help = MORE_HELP)]
 pub(crate) struct Args {
     /// Print the results as one JSON object on standard output, and nothing else there
     #[arg(long)]
@@ -40,26 +40,32 @@ pub(crate) struct Args {
     seconds: Duration,
 }
 
-const JSON_HELP: &str = "\
-What has to hold for exit code 0: every step ends; the handshake is post-quantum; no ping is lost; every TCP byte is
-received as it was sent; after a change of address the link is silent for 500 ms at most; no packet is lost while keys
-change, and none ever arrives damaged or twice; forwarding allocates no heap memory (0.00 a packet); both nodes stop
-within a second and leave nothing behind.
+/// Paragraphs are wrapped to the terminal; the lines of the list fit on 80 columns.
+const MORE_HELP: &str = "\
+For exit code 0 all of this has to hold: the handshake is post-quantum; no ping is lost; every TCP byte arrives as it was \
+sent; when a node changes its address, the link is silent for 500 ms at most; while keys change no packet is lost; none \
+ever arrives damaged or twice; forwarding allocates no heap memory (0.00 times a packet); both nodes stop within a second \
+and leave nothing behind.
 
-The JSON object (version 1; a part that was not reached is null):
-  ok, seconds            whether every step held; how long all took
-  steps[]                name, ok, seconds, detail: the lines shown while it runs (only `requirements`, not ok, on a
-                         machine that cannot run it)
-  handshake              ms, protocol, post_quantum, cipher
-  ping                   sent, lost, avg_ms, p99_ms, max_ms
-  throughput[]           direction (left_to_right, right_to_left), flows, bytes, seconds, bits_per_second
-  roaming                from, to, gap_ms, gap_before_ms, probes_sent, probes_lost, tcp_bytes, tcp_gap_ms
-                         (gap: the longest time a receiver of 1,000 probes a second heard nothing, after and before)
-  rekey                  rekeys, packets_sent, packets_lost
-  allocations            packets, allocations, per_packet: of the data-plane threads, during the throughput steps
-  drops                  left, right: packets dropped by reason, as in `shadowmesh status --json`; sent, received:
-                         inner packets, both nodes together; socket_overruns: trains of datagrams that the kernel
-                         dropped because a node's socket was full";
+The JSON object; a part that was not reached is null:
+  version          1
+  ok, seconds      whether every step held; how long all took
+  steps[]          name, ok, seconds, detail: the lines shown meanwhile; only
+                   `requirements` on a machine that cannot run the demo
+  handshake        ms, protocol, post_quantum, cipher
+  ping             sent, lost, avg_ms, p99_ms, max_ms
+  throughput[]     direction (left_to_right or right_to_left), flows, bytes,
+                   seconds, bits_per_second
+  roaming          from, to, gap_ms, gap_before_ms (the longest silence in 1,000
+                   probes a second each way, after and before the move),
+                   probes_sent, probes_lost, tcp_bytes, tcp_gap_ms
+  rekey            rekeys, packets_sent, packets_lost
+  allocations      packets, count, per_packet: by the data-plane threads during
+                   the throughput steps
+  drops            left, right: packets dropped, by the reasons that
+                   `shadowmesh status --json` has; sent, received: inner
+                   packets of both nodes; socket_overruns: trains that the
+                   kernel dropped because a node's socket was full";
 
 /// Runs the demo. Exit code 0 means that every step held, 1 that one did not or that the machine cannot run it.
 ///
@@ -69,12 +75,12 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let report = match prepare(stage) {
         Ok(()) => story::tell(stage, args.seconds),
         Err(missing) => {
-            stage.say(&format!("{} the demo cannot run here: {missing}", stage.style().mark(false)));
+            progress::say(&format!("{} the demo cannot run here: {missing}", stage.style().mark(false)));
             Report::not_begun(missing.what())
         }
     };
     if let Err(error) = print(&report, args.json) {
-        stage.say(&format!("cannot write the results: {error}"));
+        progress::say(&format!("cannot write the results: {error}"));
         return ExitCode::FAILURE;
     }
     if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -85,7 +91,7 @@ fn prepare(stage: Stage) -> Result<(), Missing> {
     requirements::gain()?;
     if let Err(error) = interrupt::watch(stage) {
         // It works without: a signal then ends the demo just as surely, only less politely.
-        stage.say(&format!("signals cannot be received: {error}"));
+        progress::say(&format!("signals cannot be received: {error}"));
     }
     requirements::check()
 }

@@ -9,10 +9,13 @@ use os::netns::Netns;
 use packet::checksum;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::failure::{Context, Outcome};
+use super::failure::{Context, Failure, Outcome};
 
 /// After this long without an answer, an echo request counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After this many in a row without an answer, the rest need not be tried.
+const UNANSWERED_MAX: u32 = 3;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
@@ -65,6 +68,7 @@ pub(super) fn ping(
 
     let identifier = std::process::id() as u16;
     let mut echoes = Echoes::default();
+    let mut unanswered = 0;
     for sequence in 1..=count {
         let sent_at = Instant::now();
         echoes.sent += 1;
@@ -73,6 +77,12 @@ pub(super) fn ping(
             && await_reply(&socket, identifier, sequence, sent_at + TIMEOUT).context("cannot receive")?
         {
             echoes.round_trips.push(sent_at.elapsed());
+            unanswered = 0;
+        } else {
+            unanswered += 1;
+        }
+        if unanswered == UNANSWERED_MAX {
+            return Err(Failure::new(format!("{target} did not answer {UNANSWERED_MAX} pings in a row")));
         }
         tick(sequence);
         thread::sleep((sent_at + interval).saturating_duration_since(Instant::now()));

@@ -78,14 +78,9 @@ impl Stage {
         Self { live: stderr.is_terminal() && !terminal_is_dumb(), style: Style::of(&stderr) }
     }
 
-    /// Writes a line.
-    pub(super) fn say(self, line: &str) {
-        self.write(&format!("{line}\n"));
-    }
-
     /// Writes the heading of the whole.
     pub(super) fn title(self, title: &str, subtitle: &str) {
-        self.say(&format!("\n{} {}\n", self.style.bold(title), self.style.dim(&format!("· {subtitle}"))));
+        say(&format!("\n{} {}\n", self.style.bold(title), self.style.dim(&format!("· {subtitle}"))));
     }
 
     /// Begins a step.
@@ -98,18 +93,12 @@ impl Stage {
     /// Leaves the terminal as it should be found: for when a step is cut short.
     pub(super) fn interrupt(self, line: &str) {
         let erase = if self.live { ERASE_LINE } else { "" };
-        self.write(&format!("{erase}{line}\n"));
+        write(&format!("{erase}{line}\n"));
     }
 
     /// The style of what is written here.
     pub(super) fn style(self) -> Style {
         self.style
-    }
-
-    fn write(self, text: &str) {
-        // When nobody reads any more there is nobody to tell.
-        let mut stderr = io::stderr().lock();
-        let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
     }
 }
 
@@ -146,11 +135,7 @@ impl Step {
         let shown = if held { detail.to_owned() } else { style.bad(detail) };
         let pad = " ".repeat(DETAIL_WIDTH.saturating_sub(detail.chars().count()));
         let took = style.dim(&format!("{:>8}", format::duration(elapsed)));
-        self.stage.say(&format!(
-            "{erase}  {} {:NAME_WIDTH$} {shown}{pad} {took}",
-            style.mark(held),
-            self.name
-        ));
+        say(&format!("{erase}  {} {:NAME_WIDTH$} {shown}{pad} {took}", style.mark(held), self.name));
         elapsed
     }
 
@@ -158,9 +143,20 @@ impl Step {
         if self.stage.live {
             let turn = (self.started.elapsed().as_millis() / FRAME.as_millis()) as usize;
             let spinner = self.stage.style.accent(&SPINNER[turn % SPINNER.len()].to_string());
-            self.stage.write(&format!("{ERASE_LINE}  {spinner} {:NAME_WIDTH$} {what}", self.name));
+            write(&format!("{ERASE_LINE}  {spinner} {:NAME_WIDTH$} {what}", self.name));
         }
     }
+}
+
+/// Writes a line to standard error.
+pub(super) fn say(line: &str) {
+    write(&format!("{line}\n"));
+}
+
+fn write(text: &str) {
+    // When nobody reads any more there is nobody to tell.
+    let mut stderr = io::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }
 
 fn terminal_is_dumb() -> bool {

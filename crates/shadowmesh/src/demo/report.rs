@@ -139,7 +139,7 @@ pub(super) struct Rekey {
 pub(super) struct Allocations {
     /// Inner packets that entered or left a tunnel, both nodes together.
     pub(super) packets: u64,
-    pub(super) allocations: u64,
+    pub(super) count: u64,
     pub(super) per_packet: f64,
 }
 
@@ -221,10 +221,11 @@ impl Finding for Roaming {
 
     fn detail(&self) -> String {
         format!(
-            "gap {} ({} before) · {} probes lost",
+            "gap {} ({} before) · {} {} lost",
             format::millis(self.gap_ms),
             format::millis(self.gap_before_ms),
             format::count(self.probes_lost),
+            if self.probes_lost == 1 { "probe" } else { "probes" },
         )
     }
 }
@@ -245,8 +246,8 @@ impl Finding for Rekey {
 }
 
 impl Allocations {
-    pub(super) fn new(packets: u64, allocations: u64) -> Self {
-        Self { packets, allocations, per_packet: allocations as f64 / packets.max(1) as f64 }
+    pub(super) fn new(packets: u64, count: u64) -> Self {
+        Self { packets, count, per_packet: count as f64 / packets.max(1) as f64 }
     }
 }
 
@@ -259,7 +260,7 @@ impl Finding for Allocations {
         format!(
             "{:.2} a packet · {} over {} packets",
             self.per_packet,
-            format::count(self.allocations),
+            format::count(self.count),
             format::count(self.packets)
         )
     }

@@ -10,7 +10,7 @@ use super::format;
 use super::pattern::Pattern;
 use super::ping::ping;
 use super::probes::{Pace, Probed, Probes};
-use super::progress::{Stage, Step};
+use super::progress::{Stage, Step, say};
 use super::report::{
     Allocations, Drops, Finding, Handshake, Note, Ping, Reasons, Rekey, Report, Roaming, StepReport,
     Throughput, millis,
@@ -52,7 +52,7 @@ pub(super) fn tell(stage: Stage, throughput: Duration) -> Report {
         let _ = story.play(&mut world, throughput);
         if !story.report.all_held() {
             for line in world.into_logs() {
-                stage.say(&stage.style().dim(&format!("    {line}")));
+                say(&stage.style().dim(&format!("    {line}")));
             }
         }
     }
@@ -223,7 +223,7 @@ fn roam(world: &World, pattern: &Pattern, step: &mut Step) -> Outcome<Roaming> {
         let [out, back] = probes.map(|thread| thread.join().map_err(|_| Failure::new("the probes panicked")));
         let probed = [out??, back??];
         // All probes are on their way by then.
-        let end = start + ROAMING - 2 * ROAMING_PACE.interval;
+        let end = start + ROAMING.saturating_sub(2 * ROAMING_PACE.interval);
         let gap =
             |from, to| probed.iter().map(|probed| probed.longest_gap(from, to)).max().unwrap_or_default();
         check_endpoint(world)?;

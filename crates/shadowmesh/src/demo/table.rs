@@ -32,9 +32,9 @@ impl<const N: usize> Table<N> {
             if self.heading[column].is_empty() { String::new() } else { "─".repeat(widths[column]) }
         });
         let mut text = String::new();
-        text += &style.bold(&line(&heading, &widths, |cell| cell.to_owned()));
+        text += &style.bold(&line(&heading, &widths, str::to_owned));
         text.push('\n');
-        text += &style.dim(&line(&rules, &widths, |cell| cell.to_owned()));
+        text += &style.dim(&line(&rules, &widths, str::to_owned));
         text.push('\n');
         for row in &self.rows {
             text += &line(row, &widths, |cell| match cell {

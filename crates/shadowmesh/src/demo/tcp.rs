@@ -222,7 +222,7 @@ mod tests {
         let other_end = receiver.try_clone().unwrap();
         let flows = Flows { ends: vec![(sender, receiver)] };
         let mut ticks = 0;
-        let result = flows.run(&Pattern::new(1), Duration::from_secs(60), |_, _| {
+        let result = flows.run(&Pattern::new(1), Duration::from_mins(1), |_, _| {
             ticks += 1;
             // Cutting the reading side makes the account of the two ends differ.
             other_end.shutdown(Shutdown::Both).unwrap_or_default();

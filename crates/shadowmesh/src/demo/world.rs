@@ -236,10 +236,7 @@ impl Host {
     fn await_start(&mut self) -> Outcome<()> {
         let deadline = Instant::now() + START_MAX;
         loop {
-            let failure = match self.status() {
-                Ok(_) => return Ok(()),
-                Err(failure) => failure,
-            };
+            let Err(failure) = self.status() else { return Ok(()) };
             if let Some(daemon) = &mut self.daemon
                 && let Ok(Some(status)) = daemon.child.try_wait()
             {
@@ -319,7 +316,7 @@ fn network(address: Ipv4Addr) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(address, UNDERLAY_PREFIX))
 }
 
-/// Sums up what was dropped at sockets with a local port, from a table of `/proc/net/udp` (proc_net(5)).
+/// Sums up what was dropped at sockets with a local port, from a table of `/proc/net/udp` (`proc_net(5)`).
 ///
 /// ```text
 ///   sl  local_address rem_address   st … ref pointer drops
