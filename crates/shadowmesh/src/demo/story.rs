@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ const REKEY_MAX: Duration = Duration::from_secs(2);
 /// Tells the whole story on `stage`; each throughput step lasts for `throughput`.
 pub(super) fn tell(stage: Stage, throughput: Duration) -> Report {
     let start = Instant::now();
-    let mut story = Story { stage, report: Report::new(), pattern: Pattern::new(0x5AD0_3E54) };
+    let mut story = Story { stage, report: Report::new(), pattern: Arc::new(Pattern::new(0x5AD0_3E54)) };
     stage.title("ShadowMesh demo", "two nodes in namespaces of this machine; nothing leaves it");
     if let Some(mut world) = story.step("namespaces", |_| namespaces()).map(|note| note.value) {
         // The scenes stop where the next cannot be played.
@@ -64,7 +65,7 @@ pub(super) fn tell(stage: Stage, throughput: Duration) -> Report {
 struct Story {
     stage: Stage,
     report: Report,
-    pattern: Pattern,
+    pattern: Arc<Pattern>,
 }
 
 impl Story {
@@ -74,18 +75,22 @@ impl Story {
         self.report.handshake = self.step("handshake", |_| handshake(world));
         self.report.handshake.as_ref()?;
         self.report.ping = self.step("ping", |step| pings(world, step));
+        self.go_on(world)?;
 
         let before = Moved::of(world);
         self.tcp("tcp →", &world.left, &world.right, 1, throughput);
+        self.go_on(world)?;
         self.tcp("tcp ←", &world.right, &world.left, 1, throughput);
+        self.go_on(world)?;
         self.tcp("tcp → × 4", &world.left, &world.right, FLOWS, throughput);
+        self.go_on(world)?;
         let after = Moved::of(world);
 
-        let pattern = &self.pattern;
-        self.report.roaming =
-            step(self.stage, &mut self.report.steps, "roaming", |step| roam(world, pattern, step));
-        self.report.rekey =
-            step(self.stage, &mut self.report.steps, "rekey", |step| rekey(world, pattern, step));
+        let pattern = Arc::clone(&self.pattern);
+        self.report.roaming = self.step("roaming", |step| roam(world, &pattern, step));
+        self.go_on(world)?;
+        self.report.rekey = self.step("rekey", |step| rekey(world, &pattern, step));
+        self.go_on(world)?;
         self.report.allocations = self.step("allocations", |_| Ok(before?.until(&after?)));
         self.report.drops = self.step("drops", |_| drops(world));
         self.step("stop", |_| stop(world))?;
@@ -94,10 +99,10 @@ impl Story {
 
     fn tcp(&mut self, name: &'static str, from: &Host, to: &Host, flows: usize, duration: Duration) {
         let direction = if from.name == "left" { "left_to_right" } else { "right_to_left" };
-        let pattern = &self.pattern;
-        let throughput = step(self.stage, &mut self.report.steps, name, |step| {
+        let pattern = Arc::clone(&self.pattern);
+        let throughput = self.step(name, |step| {
             let transferred = Flows::open(&from.netns, &to.netns, to.overlay, flows)?.run(
-                pattern,
+                &pattern,
                 duration,
                 |elapsed, bytes| {
                     let rate = bytes as f64 * 8.0 / elapsed.as_secs_f64();
@@ -109,31 +114,30 @@ impl Story {
         self.report.throughput.extend(throughput);
     }
 
+    /// `None` when a daemon is gone: what follows would only fail for that.
+    fn go_on(&mut self, world: &mut World) -> Option<()> {
+        match world.check_alive() {
+            Ok(()) => Some(()),
+            Err(failure) => self.step("nodes", |_| Err::<Note<()>, _>(failure)).map(drop),
+        }
+    }
+
+    /// Plays one scene, shows it and takes it down. `None` when it could not be played to its end.
     fn step<F: Finding>(
         &mut self,
         name: &'static str,
         scene: impl FnOnce(&mut Step) -> Outcome<F>,
     ) -> Option<F> {
-        step(self.stage, &mut self.report.steps, name, scene)
+        let mut step = self.stage.step(name);
+        let outcome = scene(&mut step);
+        let (ok, detail) = match &outcome {
+            Ok(finding) => (finding.held(), finding.detail()),
+            Err(failure) => (false, failure.to_string()),
+        };
+        let seconds = millis(step.end(ok, &detail)) / 1e3;
+        self.report.steps.push(StepReport { name, ok, seconds, detail });
+        outcome.ok()
     }
-}
-
-/// Plays one scene, shows it and takes it down. `None` when it could not be played to its end.
-fn step<F: Finding>(
-    stage: Stage,
-    steps: &mut Vec<StepReport>,
-    name: &'static str,
-    scene: impl FnOnce(&mut Step) -> Outcome<F>,
-) -> Option<F> {
-    let mut step = stage.step(name);
-    let outcome = scene(&mut step);
-    let (ok, detail) = match &outcome {
-        Ok(finding) => (finding.held(), finding.detail()),
-        Err(failure) => (false, failure.to_string()),
-    };
-    let seconds = millis(step.end(ok, &detail)) / 1e3;
-    steps.push(StepReport { name, ok, seconds, detail });
-    outcome.ok()
 }
 
 fn namespaces() -> Outcome<Note<World>> {

@@ -88,11 +88,35 @@ impl World {
     ///
     /// Call it on a thread that lasts as long as they should: they die with it.
     pub(super) fn start_daemons(&mut self, workers: usize) -> Outcome<()> {
-        let (left, right) = (&mut self.left, &mut self.right);
-        right.start(left.secret.public_key(), left.overlay, None, workers)?;
-        right.await_start()?;
-        left.start(right.secret.public_key(), right.overlay, Some(right.underlay), workers)?;
-        left.await_start()
+        let (left, right) = (&self.left, &self.right);
+        let (key, overlay, underlay) = (right.secret.public_key(), right.overlay, right.underlay);
+        self.right.start(left.secret.public_key(), left.overlay, None, workers)?;
+        self.await_start(|world| &world.right)?;
+        self.left.start(key, overlay, Some(underlay), workers)?;
+        self.await_start(|world| &world.left)
+    }
+
+    fn await_start(&mut self, host: impl Fn(&Self) -> &Host) -> Outcome<()> {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            let Err(failure) = host(self).status() else { return Ok(()) };
+            self.check_alive()?;
+            if Instant::now() > deadline {
+                return Err(failure);
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Fails when a daemon has ended by itself.
+    pub(super) fn check_alive(&mut self) -> Outcome<()> {
+        for host in [&mut self.left, &mut self.right] {
+            let Some(daemon) = &mut host.daemon else { continue };
+            if let Some(status) = daemon.child.try_wait().context("cannot look after a daemon")? {
+                return Err(Failure::new(format!("the daemon of {} ended with {status}", host.name)));
+            }
+        }
+        Ok(())
     }
 
     /// Stops both daemons and returns how long that took.
@@ -231,22 +255,6 @@ impl Host {
             overlay = self.overlay,
             peer_name = self.peer_name(),
         )
-    }
-
-    fn await_start(&mut self) -> Outcome<()> {
-        let deadline = Instant::now() + START_MAX;
-        loop {
-            let Err(failure) = self.status() else { return Ok(()) };
-            if let Some(daemon) = &mut self.daemon
-                && let Ok(Some(status)) = daemon.child.try_wait()
-            {
-                return Err(Failure::new(format!("the daemon of {} ended with {status}", self.name)));
-            }
-            if Instant::now() > deadline {
-                return Err(failure);
-            }
-            thread::sleep(POLL);
-        }
     }
 
     fn control_name(&self) -> String {
