@@ -15,6 +15,7 @@ mod epoch;
 mod handle;
 mod mtu;
 mod node_thread;
+mod open;
 mod resolver;
 mod worker_thread;
 
@@ -27,27 +28,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use handshake::Protocol;
 use log::{debug, info, warn};
-use node::{Node, PeerConfig, PeerId, Worker};
+use node::PeerId;
 use os::poll::{Events, Interest, Poller, Waker};
 use os::signal::{Signal, Signals};
-use os::tun::{TunDevice, TunQueue};
-use os::udp::UdpLink;
-use packet::PoolConfig;
-use packet::coalesce::CoalesceLimits;
 use tokio::sync::mpsc;
 
 pub(crate) use epoch::STATE_DIR;
 pub(crate) use handle::NodeHandle;
 
-use crate::config::{Config, ConfigError, Endpoint, Peer};
+use crate::config::{Config, Peer};
 use crate::control::SocketName;
 use crate::control::server;
-use crate::control::socket::{BindError, Bound};
-use crate::failure::{Failure, with_causes};
+use crate::control::socket::Bound;
+use crate::failure::Failure;
 use handle::{Command, Input};
 use node_thread::{NodeThread, PeerNotes};
 use resolver::{Family, Resolver};
@@ -55,19 +52,6 @@ use worker_thread::{Counters, WorkerThread};
 
 /// What workers may have to tell the node before it listens. A handshake is the largest of it, in a pooled buffer.
 const INPUTS_MAX: usize = 1_024;
-
-/// Kernel buffer of each UDP socket and direction, in bytes: some 10 ms at 1 Gbit/s. More would only hide congestion
-/// from the egress queues, which measure it.
-const SOCKET_BUFFER_BYTES: usize = 2 << 20;
-
-/// The most data-plane threads that are chosen without being asked for.
-const DEFAULT_WORKERS_MAX: usize = 8;
-
-/// Train buffers for each worker; its peers' egress queues hold them when a path is full.
-const LARGE_BUFFERS_PER_WORKER: usize = 128;
-
-/// Buffers for handshakes on their way to the node.
-const SMALL_BUFFERS: usize = 512;
 
 /// What `up` was told.
 #[derive(Debug)]
@@ -87,7 +71,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
     if let Err(error) = os::files::raise_open_files() {
         debug!("cannot raise the limit of open files: {error}");
     }
-    let bound = bind_control(&options.socket, &options.config.name)?;
+    let bound = open::bind_control(&options.socket, &options.config.name)?;
     let running = Running::start(options, &ended)?;
     if let Err(error) = os::files::sd_notify("READY=1") {
         warn!("cannot tell systemd that the node is ready: {error}");
@@ -98,23 +82,6 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
     drop(bound);
     running.stop();
     outcome.map_err(Failure::Runtime)
-}
-
-fn bind_control(socket: &SocketName, node: &str) -> Result<Bound, Failure> {
-    Bound::bind(socket).map_err(|error| match error {
-        BindError::AlreadyRunning => Failure::Runtime(format!(
-            "node `{node}` is already running (it answers at {socket}): see `shadowmesh status`, or stop it first"
-        )),
-        BindError::Io(error) => {
-            let help = match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    ": run as root, or name another place with --socket or --run-dir"
-                }
-                _ => "",
-            };
-            Failure::Runtime(format!("cannot create the control socket {socket}: {error}{help}"))
-        }
-    })
 }
 
 /// Why the main thread is woken.
@@ -195,12 +162,12 @@ impl Running {
         let now = Instant::now();
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = epoch::next(&state_dir, &config.name, unix_time);
-        let worker_count = config.workers.unwrap_or_else(default_workers);
+        let worker_count = config.workers.unwrap_or_else(open::default_workers);
         let mtu = config.tun.mtu.unwrap_or_else(|| mtu::of_paths(&config));
 
-        let links = bind_links(&config, worker_count)?;
-        let (device, queues) = create_tun(&config, worker_count, mtu)?;
-        announce(&config, &links[0], &device, mtu, worker_count);
+        let links = open::bind_links(&config, worker_count)?;
+        let (device, queues) = open::create_tun(&config, worker_count, mtu)?;
+        open::announce(&config, &links[0], &device, mtu, worker_count);
 
         let runtime_error = |what: &str, error: io::Error| Failure::Runtime(format!("{what}: {error}"));
         let listen =
@@ -225,7 +192,7 @@ impl Running {
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
         let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
         let notes = config.peers.iter().map(notes).collect();
-        let (node, workers) = create_node(config, &device, worker_count, mtu, epoch, unix_time, now)?;
+        let (node, workers) = open::create_node(config, &device, worker_count, mtu, epoch, unix_time, now)?;
 
         let mut running =
             Self { handle, inputs: inputs.clone(), stop: Arc::clone(&stop), wakers, threads: Vec::new() };
@@ -294,68 +261,6 @@ impl Running {
     }
 }
 
-fn bind_links(config: &Config, workers: usize) -> Result<Vec<UdpLink>, Failure> {
-    let udp = os::udp::UdpConfig {
-        listen: config.listen,
-        workers,
-        buffer_bytes: SOCKET_BUFFER_BYTES,
-        offload: config.offload,
-    };
-    os::udp::bind(&udp).map_err(|error| {
-        let error = ConfigError::new(&config.path, with_causes(&error)).at(config.listen_place);
-        Failure::Runtime(error.help("choose another address or port for `listen` in [node]").to_string())
-    })
-}
-
-fn create_tun(config: &Config, queues: usize, mtu: u16) -> Result<(TunDevice, Vec<TunQueue>), Failure> {
-    let tun = os::tun::TunConfig {
-        name: config.tun.name.clone(),
-        queues,
-        mtu,
-        addresses: config.tun.addresses.clone(),
-        routes: config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
-        offload: config.offload,
-        gso_max_bytes: Some(mtu::gso_bytes_max(mtu)),
-    };
-    TunDevice::create(&tun).map_err(|error| match error {
-        os::tun::TunError::NameInUse(_) | os::tun::TunError::BadName(_) => {
-            let error = ConfigError::new(&config.path, with_causes(&error)).at(config.tun.name_place);
-            Failure::Runtime(error.to_string())
-        }
-        error => Failure::Runtime(with_causes(&error)),
-    })
-}
-
-/// The lines that `up` starts with.
-fn announce(config: &Config, link: &UdpLink, device: &TunDevice, mtu: u16, workers: usize) {
-    let words = |words: &[(bool, &'static str)]| {
-        let on: Vec<_> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
-        if on.is_empty() { "no offloads".to_owned() } else { on.join(" ") }
-    };
-    let version = env!("CARGO_PKG_VERSION");
-    info!("shadowmesh {version}: node {}, public key {}", config.name, config.secret.public_key());
-    let udp = link.offloads();
-    let listen = link.local_addr().unwrap_or(config.listen);
-    let threads = if workers == 1 { "1 worker".into() } else { format!("{workers} workers") };
-    info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
-    let tun = device.offloads();
-    let offloads = words(&[
-        (tun.csum, "checksum"),
-        (tun.tso4, "TSO4"),
-        (tun.tso6, "TSO6"),
-        (tun.uso4, "USO4"),
-        (tun.uso6, "USO6"),
-    ]);
-    let addresses: Vec<_> = config.tun.addresses.iter().map(ToString::to_string).collect();
-    info!("{} is up with {}, MTU {mtu} ({offloads})", device.name(), addresses.join(" "));
-}
-
-/// Half of the cores: the other half runs the kernel's share of the work, and what the traffic is for.
-fn default_workers() -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    (cores / 2).clamp(1, DEFAULT_WORKERS_MAX.min(handshake::LANES))
-}
-
 /// The family of addresses that a socket bound there can reach; `None` for both.
 fn family(listen: SocketAddr) -> Option<Family> {
     match listen {
@@ -374,43 +279,4 @@ fn notes(peer: &Peer) -> PeerNotes {
         expected: peer.keepalive.is_some(),
         ping_instead: (peer.protocol == Protocol::WireGuard).then(|| format!("ping {address}")),
     }
-}
-
-fn create_node(
-    config: Config,
-    device: &TunDevice,
-    workers: usize,
-    mtu: u16,
-    epoch: u32,
-    unix_time: Duration,
-    now: Instant,
-) -> Result<(Node, Vec<Worker>), Failure> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed)
-        .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;
-    let tun = device.offloads();
-    let peers = config.peers.into_iter().map(|peer| PeerConfig {
-        name: peer.name,
-        public_key: peer.public_key,
-        preshared_key: peer.preshared_key.unwrap_or_default(),
-        protocol: peer.protocol,
-        endpoint: match peer.endpoint {
-            Some(Endpoint::Address(address)) => Some(address),
-            Some(Endpoint::Name { .. }) | None => None,
-        },
-        allowed_ips: peer.allowed_ips,
-        keepalive: peer.keepalive,
-    });
-    let node = node::Config {
-        secret: config.secret,
-        workers,
-        mtu,
-        peers: peers.collect(),
-        epoch,
-        unix_time,
-        coalesce: CoalesceLimits { tso4: tun.tso4, tso6: tun.tso6, uso4: tun.uso4, uso6: tun.uso6 },
-        pool: PoolConfig { large: LARGE_BUFFERS_PER_WORKER * workers, small: SMALL_BUFFERS },
-    };
-    Node::new(node, seed, now)
-        .map_err(|error| Failure::Usage(ConfigError::new(&config.path, error.to_string()).to_string()))
 }

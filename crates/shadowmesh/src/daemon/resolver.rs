@@ -149,3 +149,60 @@ fn look_up(host: &str, port: u16, family: Option<Family>) -> Result<SocketAddr, 
     };
     addresses.into_iter().find(usable).ok_or_else(|| "it has no address of the family we listen on".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    const PEER: PeerId = PeerId(3);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn resolver(host: &str, now: Instant) -> (Resolver, std::sync::mpsc::Receiver<Input>) {
+        let (inputs, received) = sync_channel(4);
+        let endpoint = Endpoint::Name { host: host.into(), port: 9 };
+        let endpoints = [(PeerId(0), &Endpoint::Address(([192, 0, 2, 1], 9).into())), (PEER, &endpoint)];
+        (Resolver::new(endpoints.into_iter(), Some(Family::V4), inputs, now), received)
+    }
+
+    #[test]
+    fn a_name_is_looked_up_at_once_and_again_only_when_asked() {
+        let now = Instant::now();
+        // The look-up of an address in digits needs no name server.
+        let (mut resolver, received) = resolver("127.0.0.1", now);
+        assert_eq!(resolver.poll_timeout(), Some(now));
+        resolver.handle_timeout(now);
+        assert_eq!(resolver.poll_timeout(), None, "under way");
+        resolver.request(now, PEER);
+        let Ok(Input::Command(Command::Resolved { peer, found })) = received.recv() else {
+            panic!("no answer came");
+        };
+        assert_eq!((peer, &found), (PEER, &Ok(([127, 0, 0, 1], 9).into())));
+        resolver.resolved(now, peer, &found);
+        assert_eq!(resolver.poll_timeout(), None, "known");
+        resolver.request(now + SECOND, PeerId(0));
+        assert_eq!(resolver.poll_timeout(), None, "an address needs no look-up");
+        resolver.request(now + SECOND, PEER);
+        assert_eq!(resolver.poll_timeout(), Some(now + SECOND));
+    }
+
+    #[test]
+    fn what_is_not_found_is_tried_again_ever_less_often() {
+        let mut now = Instant::now();
+        let (mut resolver, received) = resolver("::1", now);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            resolver.handle_timeout(now);
+            let Ok(Input::Command(Command::Resolved { peer, found })) = received.recv() else {
+                panic!("no answer came");
+            };
+            assert!(found.is_err(), "IPv6 alone is of no use to a socket of IPv4");
+            resolver.resolved(now, peer, &found);
+            let next = resolver.poll_timeout().unwrap();
+            waits.push(next.duration_since(now).as_secs());
+            now = next;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+}

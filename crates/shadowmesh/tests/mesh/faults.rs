@@ -1,5 +1,6 @@
 //! What goes wrong, and how it recovers.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::world::Side::{Left, Right};
@@ -11,6 +12,8 @@ crate::tests![
     an_interface_that_goes_down_and_up_carries_packets_again,
     a_cable_that_is_pulled_and_plugged_in_carries_packets_again,
     a_peer_that_moves_to_another_address_is_followed,
+    a_peer_is_found_by_its_host_name,
+    a_node_without_descriptors_left_carries_packets_and_answers_again_later,
     a_name_that_cannot_be_looked_up_does_not_keep_a_node_from_starting_or_stopping,
 ];
 
@@ -53,6 +56,10 @@ fn an_interface_that_goes_down_and_up_carries_packets_again() {
     let mut netlink = world.namespace(Left).netlink().unwrap();
     let index = netlink.link_index("shadow0").unwrap();
     netlink.set_up(index, false).unwrap();
+    let rounds = || world.status(Left)["workers"][0]["rounds"].as_u64().unwrap();
+    let before = rounds();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(rounds() - before < 1_000, "a worker spins while its interface is down");
     netlink.set_up(index, true).unwrap();
     assert_eq!(world.exchange(Left, false, 10, 100), 10);
     assert_eq!(world.exchange(Right, false, 10, 100), 10);
@@ -79,6 +86,32 @@ fn a_peer_that_moves_to_another_address_is_followed() {
     world.connect(Right);
     left.logs("right: moved to 192.0.2.77:9443");
     assert_eq!(world.exchange(Left, false, 10, 100), 10);
+}
+
+fn a_peer_is_found_by_its_host_name() {
+    let world = World::new();
+    // The one name that every machine knows without a name server is its own, so both nodes run on it.
+    world.configure(Left, "", "endpoint = \"localhost:9444\"");
+    world.configure(Right, "", "# no endpoint");
+    let _right = world.start_in(Left, Right, &["--listen", "0.0.0.0:9444", "--tun-name", "shadow1"]);
+    let _left = world.start(Left);
+    world.connect(Left);
+}
+
+fn a_node_without_descriptors_left_carries_packets_and_answers_again_later() {
+    let world = World::new();
+    world.configure(Left, "", "");
+    world.configure(Right, "", "");
+    let left = world.start_with_descriptors(Left, 28);
+    let _right = world.start(Right);
+    world.connect(Left);
+    let connect = || UnixStream::connect(world.run_dir().join("left.sock")).unwrap();
+    let silent: Vec<_> = (0..40).map(|_| connect()).collect();
+    left.logs("Too many open files");
+    assert_eq!(world.exchange(Left, false, 10, 100), 10);
+    drop(silent);
+    world.connect(Left);
+    assert_eq!(world.status(Left)["name"], "left");
 }
 
 fn a_name_that_cannot_be_looked_up_does_not_keep_a_node_from_starting_or_stopping() {

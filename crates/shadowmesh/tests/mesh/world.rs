@@ -105,12 +105,16 @@ impl World {
     /// A `shadowmesh` command in a side's namespace.
     fn command(&self, side: Side, args: &[&str]) -> std::process::Command {
         let mut command = clean(self.namespace(side).command(env!("CARGO_BIN_EXE_shadowmesh")));
+        command.args(args);
+        self.place(&mut command);
+        command
+    }
+
+    fn place(&self, command: &mut std::process::Command) {
         command
             .current_dir(&self.scratch.path)
             .env("SHADOWMESH_RUN_DIR", self.run_dir())
-            .env("SHADOWMESH_STATE_DIR", self.scratch.path.join("state"))
-            .args(args);
-        command
+            .env("SHADOWMESH_STATE_DIR", self.scratch.path.join("state"));
     }
 
     /// Runs a command to its end.
@@ -124,13 +128,34 @@ impl World {
     }
 
     pub(crate) fn start_with(&self, side: Side, args: &[&str]) -> Daemon {
+        self.start_in(side, side, args)
+    }
+
+    /// Starts the daemon of a side in the namespace of another.
+    pub(crate) fn start_in(&self, place: Side, side: Side, args: &[&str]) -> Daemon {
+        let up = ["up", "-v", "-c", &format!("{}.toml", side.name())];
+        let mut command = self.command(place, &up);
+        command.args(args);
+        self.spawn(side, command)
+    }
+
+    /// Starts a daemon that may have no more than so many descriptors.
+    pub(crate) fn start_with_descriptors(&self, side: Side, descriptors_max: u32) -> Daemon {
+        let script = format!("ulimit -n {descriptors_max}; exec \"$@\"");
+        let program = env!("CARGO_BIN_EXE_shadowmesh");
+        let mut command = clean(self.namespace(side).command("sh"));
+        command.args(["-c", &script, "sh", program, "up", "-v", "-c", &format!("{}.toml", side.name())]);
+        self.place(&mut command);
+        self.spawn(side, command)
+    }
+
+    fn spawn(&self, side: Side, mut command: std::process::Command) -> Daemon {
         let notify = self.scratch.path.join(format!("{}.notify", side.name()));
         let _ = fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = self.scratch.path.join(format!("{}.log", side.name()));
-        let mut command = self.command(side, &["up", "-v", "-c", &format!("{}.toml", side.name())]);
-        command.args(args).env("NOTIFY_SOCKET", &notify).stdout(Stdio::null());
+        command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null());
         command.stderr(fs::File::create(&log).unwrap());
         let child = command.spawn().unwrap();
         let daemon = Daemon { child, log, notify: ready };

@@ -1,0 +1,157 @@
+//! Opening what a node needs, each failure with the words that help.
+
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::info;
+use node::{Node, PeerConfig, Worker};
+use os::tun::{TunDevice, TunQueue};
+use os::udp::UdpLink;
+use packet::PoolConfig;
+use packet::coalesce::CoalesceLimits;
+
+use super::mtu;
+use crate::config::{Config, ConfigError, Endpoint};
+use crate::control::SocketName;
+use crate::control::socket::{BindError, Bound};
+use crate::failure::{Failure, with_causes};
+
+/// Kernel buffer of each UDP socket and direction, in bytes: some 16 ms at 1 Gbit/s. More would only hide congestion
+/// from the egress queues, which measure it.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+
+/// The most data-plane threads that are chosen without being asked for.
+const DEFAULT_WORKERS_MAX: usize = 8;
+
+/// Train buffers for each worker; its peers' egress queues hold them when a path is full.
+const LARGE_BUFFERS_PER_WORKER: usize = 128;
+
+/// Buffers for handshakes on their way to the node.
+const SMALL_BUFFERS: usize = 512;
+
+/// The control socket.
+pub(super) fn bind_control(socket: &SocketName, node: &str) -> Result<Bound, Failure> {
+    Bound::bind(socket).map_err(|error| match error {
+        BindError::AlreadyRunning => Failure::Runtime(format!(
+            "node `{node}` is already running (it answers at {socket}): see `shadowmesh status`, or stop it first"
+        )),
+        BindError::Io(error) => {
+            let help = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    ": run as root, or name another place with --socket or --run-dir"
+                }
+                _ => "",
+            };
+            Failure::Runtime(format!("cannot create the control socket {socket}: {error}{help}"))
+        }
+    })
+}
+
+/// A UDP socket for each worker.
+pub(super) fn bind_links(config: &Config, workers: usize) -> Result<Vec<UdpLink>, Failure> {
+    let udp = os::udp::UdpConfig {
+        listen: config.listen,
+        workers,
+        buffer_bytes: SOCKET_BUFFER_BYTES,
+        offload: config.offload,
+    };
+    os::udp::bind(&udp).map_err(|error| {
+        let error = ConfigError::new(&config.path, with_causes(&error)).at(config.listen_place);
+        Failure::Runtime(error.help("choose another address or port for `listen` in [node]").to_string())
+    })
+}
+
+/// The TUN device, up, with a queue for each worker.
+pub(super) fn create_tun(
+    config: &Config,
+    queues: usize,
+    mtu: u16,
+) -> Result<(TunDevice, Vec<TunQueue>), Failure> {
+    let tun = os::tun::TunConfig {
+        name: config.tun.name.clone(),
+        queues,
+        mtu,
+        addresses: config.tun.addresses.clone(),
+        routes: config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
+        offload: config.offload,
+        gso_max_bytes: Some(mtu::gso_bytes_max(mtu)),
+    };
+    TunDevice::create(&tun).map_err(|error| match error {
+        os::tun::TunError::NameInUse(_) | os::tun::TunError::BadName(_) => {
+            let error = ConfigError::new(&config.path, with_causes(&error)).at(config.tun.name_place);
+            Failure::Runtime(error.to_string())
+        }
+        error => Failure::Runtime(with_causes(&error)),
+    })
+}
+
+/// The lines that `up` starts with.
+pub(super) fn announce(config: &Config, link: &UdpLink, device: &TunDevice, mtu: u16, workers: usize) {
+    let words = |words: &[(bool, &'static str)]| {
+        let on: Vec<_> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+        if on.is_empty() { "no offloads".to_owned() } else { on.join(" ") }
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    info!("shadowmesh {version}: node {}, public key {}", config.name, config.secret.public_key());
+    let udp = link.offloads();
+    let listen = link.local_addr().unwrap_or(config.listen);
+    let threads = if workers == 1 { "1 worker".into() } else { format!("{workers} workers") };
+    info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
+    let tun = device.offloads();
+    let offloads = words(&[
+        (tun.csum, "checksum"),
+        (tun.tso4, "TSO4"),
+        (tun.tso6, "TSO6"),
+        (tun.uso4, "USO4"),
+        (tun.uso6, "USO6"),
+    ]);
+    let addresses: Vec<_> = config.tun.addresses.iter().map(ToString::to_string).collect();
+    info!("{} is up with {}, MTU {mtu} ({offloads})", device.name(), addresses.join(" "));
+}
+
+/// Half of the cores: the other half runs the kernel's share of the work, and what the traffic is for.
+pub(super) fn default_workers() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, DEFAULT_WORKERS_MAX.min(handshake::LANES))
+}
+
+/// The sans-IO node and its workers.
+pub(super) fn create_node(
+    config: Config,
+    device: &TunDevice,
+    workers: usize,
+    mtu: u16,
+    epoch: u32,
+    unix_time: Duration,
+    now: Instant,
+) -> Result<(Node, Vec<Worker>), Failure> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;
+    let tun = device.offloads();
+    let peers = config.peers.into_iter().map(|peer| PeerConfig {
+        name: peer.name,
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key.unwrap_or_default(),
+        protocol: peer.protocol,
+        endpoint: match peer.endpoint {
+            Some(Endpoint::Address(address)) => Some(address),
+            Some(Endpoint::Name { .. }) | None => None,
+        },
+        allowed_ips: peer.allowed_ips,
+        keepalive: peer.keepalive,
+    });
+    let node = node::Config {
+        secret: config.secret,
+        workers,
+        mtu,
+        peers: peers.collect(),
+        epoch,
+        unix_time,
+        coalesce: CoalesceLimits { tso4: tun.tso4, tso6: tun.tso6, uso4: tun.uso4, uso6: tun.uso6 },
+        pool: PoolConfig { large: LARGE_BUFFERS_PER_WORKER * workers, small: SMALL_BUFFERS },
+    };
+    Node::new(node, seed, now)
+        .map_err(|error| Failure::Usage(ConfigError::new(&config.path, error.to_string()).to_string()))
+}
