@@ -73,6 +73,24 @@ fn the_node_of_a_file_is_found_by_its_name_without_reading_its_keys() {
 }
 
 #[test]
+fn any_flag_that_names_a_node_is_stronger_than_any_variable() {
+    let scratch = Scratch::new();
+    let status = |variables: &[(&str, &str)], args: &[&str]| {
+        let mut command = support::program();
+        command.current_dir(&scratch.path).arg("status").args(args).env("SHADOWMESH_RUN_DIR", "/nowhere");
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        stderr(&output)
+    };
+    let all =
+        [("SHADOWMESH_SOCKET", "@socket"), ("SHADOWMESH_NODE", "node"), ("SHADOWMESH_CONFIG", "gone.toml")];
+    assert_eq!(status(&all, &["--node", "left"]), "no node is running at /nowhere/left.sock\n");
+    assert_eq!(status(&all, &["--socket", "@x"]), "no node is running at @x\n");
+    assert_eq!(status(&all, &[]), "no node is running at @socket\n");
+    assert_eq!(status(&all[1..], &[]), "no node is running at /nowhere/node.sock\n");
+}
+
+#[test]
 fn a_wrong_command_line_is_exit_code_2_and_says_what_is_right() {
     let scratch = Scratch::new();
     for args in

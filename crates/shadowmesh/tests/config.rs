@@ -194,6 +194,16 @@ fn keys_that_are_none_are_refused_and_secret_ones_are_never_shown() {
 }
 
 #[test]
+fn a_public_key_that_keeps_nothing_secret_is_refused() {
+    let zeros = "A".repeat(43) + "=";
+    let (code, message) =
+        check(&scratch_with_key(), &format!("{NODE}{TUN}{}", peer("right", &zeros, "allowed_ips = []")));
+    let expected = "left.toml:8:14: public key of peer `right`: the public key is of low order";
+    assert!(message.starts_with(expected), "{message}");
+    assert_eq!(code, Some(2));
+}
+
+#[test]
 fn two_peers_are_two() {
     let same_key = peer("third", RIGHT_KEY, "allowed_ips = []");
     refused_first_line(
@@ -343,12 +353,21 @@ fn flags_beat_the_environment_which_beats_the_file() {
         assert_eq!(output.status.code(), Some(2));
         stderr(&output)
     };
-    assert_eq!(up(Some("100"), &[]), "left.toml: MTU 100 is outside 1280 to 9000\n");
-    assert_eq!(up(Some("100"), &["--mtu", "200"]), "left.toml: MTU 200 is outside 1280 to 9000\n");
-    assert_eq!(up(None, &["--workers", "99"]), "left.toml: 99 workers: from 1 to 16 are possible\n");
+    let from = "from the command line or the environment";
+    assert_eq!(up(Some("100"), &[]), format!("left.toml: tun.mtu {from}: 100 is not from 1280 to 9000\n"));
+    assert_eq!(
+        up(Some("100"), &["--mtu", "200"]),
+        format!("left.toml: tun.mtu {from}: 200 is not from 1280 to 9000\n")
+    );
+    assert_eq!(
+        up(None, &["--workers", "99"]),
+        format!("left.toml: node.workers {from}: 99 is not from 1 to 16\n")
+    );
     let name = "a-very-long-name-indeed";
     assert_eq!(
         up(None, &["--tun-name", name]),
-        format!("left.toml: interface name `{name}` has 23 bytes: from 1 to 15 are possible\n")
+        format!(
+            "left.toml: tun.name {from}: interface name `{name}` has 23 bytes: from 1 to 15 are possible\n"
+        )
     );
 }

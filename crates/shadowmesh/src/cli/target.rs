@@ -1,5 +1,6 @@
 //! Which running node a command is about.
 
+use std::env;
 use std::path::PathBuf;
 
 use super::usage;
@@ -12,34 +13,27 @@ use crate::failure::Failure;
 #[derive(Debug, clap::Args)]
 pub(super) struct Target {
     /// The node of this configuration file
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        env = "SHADOWMESH_CONFIG",
-        hide_env = true,
-        conflicts_with = "node",
-        help_heading = "Which node"
-    )]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "node", help_heading = "Which node")]
     config: Option<PathBuf>,
 
     /// The node of this name
-    #[arg(long, value_name = "NAME", env = "SHADOWMESH_NODE", hide_env = true, help_heading = "Which node")]
+    #[arg(long, value_name = "NAME", conflicts_with = "socket", help_heading = "Which node")]
     node: Option<String>,
 
     /// The node that listens there; @NAME for an abstract socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "SHADOWMESH_SOCKET",
-        hide_env = true,
-        help_heading = "Which node"
-    )]
+    #[arg(long, value_name = "PATH", conflicts_with = "config", help_heading = "Which node")]
     socket: Option<SocketName>,
 
     /// The directory of control sockets
     #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value = RUN_DIR, help_heading = "Which node")]
     run_dir: PathBuf,
+}
+
+/// One way to name a node.
+enum Choice {
+    Socket(SocketName),
+    Node(String),
+    Config(PathBuf),
 }
 
 impl Target {
@@ -49,15 +43,22 @@ impl Target {
     }
 
     fn socket_name(&self) -> Result<SocketName, Failure> {
-        if let Some(socket) = &self.socket {
-            return Ok(socket.clone());
+        match self.by_flag().or_else(by_environment) {
+            Some(Choice::Socket(socket)) => Ok(socket),
+            Some(Choice::Node(node)) => Ok(SocketName::of_node(&self.run_dir, &node)),
+            Some(Choice::Config(path)) => Ok(SocketName::of_node(&self.run_dir, &config::name_of(&path)?)),
+            None => self.only_one(),
         }
-        if let Some(node) = &self.node {
-            return Ok(SocketName::of_node(&self.run_dir, node));
-        }
-        if let Some(path) = &self.config {
-            return Ok(SocketName::of_node(&self.run_dir, &config::name_of(path)?));
-        }
+    }
+
+    fn by_flag(&self) -> Option<Choice> {
+        let socket = self.socket.clone().map(Choice::Socket);
+        let node = || self.node.clone().map(Choice::Node);
+        let config = || self.config.clone().map(Choice::Config);
+        socket.or_else(node).or_else(config)
+    }
+
+    fn only_one(&self) -> Result<SocketName, Failure> {
         let running = socket::running(&self.run_dir);
         match running.as_slice() {
             [] => Err(Failure::NotRunning(format!(
@@ -71,4 +72,17 @@ impl Target {
             ))),
         }
     }
+}
+
+/// Read here and not by the parser of the command line: any flag is stronger than any variable, whichever of the ways
+/// to name a node they use.
+fn by_environment() -> Option<Choice> {
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let socket = variable("SHADOWMESH_SOCKET").map(|name| match name.parse() {
+        Ok(socket) => Choice::Socket(socket),
+        Err(never) => match never {},
+    });
+    let node = || variable("SHADOWMESH_NODE").map(Choice::Node);
+    let config = || variable("SHADOWMESH_CONFIG").map(|path| Choice::Config(path.into()));
+    socket.or_else(node).or_else(config)
 }

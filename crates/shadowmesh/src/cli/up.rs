@@ -1,10 +1,12 @@
 //! `up`: run a node.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use super::usage;
 use crate::config::{Config, Overrides};
 use crate::control::SocketName;
 use crate::control::socket::RUN_DIR;
@@ -90,23 +92,30 @@ pub(super) struct Args {
     quiet: bool,
 
     /// Log this much: off, error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL", env = "SHADOWMESH_LOG", hide_env = true, conflicts_with_all = ["verbose", "quiet"], help_heading = "Log")]
+    #[arg(long, value_name = "LEVEL", conflicts_with_all = ["verbose", "quiet"], help_heading = "Log")]
     log_level: Option<LevelFilter>,
 }
 
 impl Args {
-    fn level(&self) -> LevelFilter {
-        match (self.quiet, self.verbose) {
-            (true, _) => LevelFilter::Warn,
-            (false, 0) => self.log_level.unwrap_or(LevelFilter::Info),
-            (false, 1) => LevelFilter::Debug,
-            (false, _) => LevelFilter::Trace,
+    fn level(&self) -> Result<LevelFilter, Failure> {
+        match (self.quiet, self.verbose, self.log_level) {
+            (true, ..) => Ok(LevelFilter::Warn),
+            (_, 1, _) => Ok(LevelFilter::Debug),
+            (_, 2.., _) => Ok(LevelFilter::Trace),
+            (.., Some(level)) => Ok(level),
+            // Read here and not by the parser of the command line, to which it would be in conflict with `-v`.
+            (.., None) => match env::var("SHADOWMESH_LOG") {
+                Ok(level) if !level.is_empty() => level.parse().map_err(|_| {
+                    usage(format!("SHADOWMESH_LOG is `{level}`: off, error, warn, info, debug or trace"))
+                }),
+                _ => Ok(LevelFilter::Info),
+            },
         }
     }
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    logging::start(args.level());
+    logging::start(args.level()?);
     let overrides = Overrides {
         name: args.name,
         listen: args.listen,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
+use handshake::{Identity, PeerKeys, PresharedKey, Protocol, PublicKey, StaticSecret};
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
@@ -61,7 +61,7 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
     };
     let offload = node.get("offload").map_or(Ok(true), |value| value.boolean())?;
     let tun = tun_config(&tun)?;
-    let peers = peers(&source, &sections, open_to_others, &secret.public_key(), &tun)?;
+    let peers = peers(&source, &sections, open_to_others, &identity(&secret), &tun)?;
     Ok(Config { path: path.into(), name, secret, listen, listen_place, workers, offload, tun, peers })
 }
 
@@ -236,6 +236,12 @@ fn private_key(
     })
 }
 
+/// What the node will be, to try the peers' keys with.
+fn identity(secret: &StaticSecret) -> Identity {
+    let copy = secret.to_base64().parse().expect("what was written as base64 is a key");
+    Identity::new(copy)
+}
+
 /// A secret given in place or in a file of its own.
 fn key<K: FromStr<Err = handshake::InvalidKey>>(
     source: &Source<'_>,
@@ -288,18 +294,18 @@ fn peers(
     source: &Source<'_>,
     sections: &[Section<'_, '_>],
     open_to_others: bool,
-    own_key: &PublicKey,
+    identity: &Identity,
     tun: &TunConfig,
 ) -> Result<Vec<Peer>, ConfigError> {
     let mut claims = Claims::default();
-    sections.iter().map(|section| peer(source, section, open_to_others, own_key, tun, &mut claims)).collect()
+    sections.iter().map(|section| peer(source, section, open_to_others, identity, tun, &mut claims)).collect()
 }
 
 fn peer<'a>(
     source: &Source<'_>,
     section: &Section<'a, '_>,
     open_to_others: bool,
-    own_key: &PublicKey,
+    identity: &Identity,
     tun: &TunConfig,
     claims: &mut Claims<'a>,
 ) -> Result<Peer, ConfigError> {
@@ -308,7 +314,7 @@ fn peer<'a>(
     let value = section.require("public_key", KEY_EXAMPLE)?;
     let public_key = PublicKey::from_str(value.string()?)
         .map_err(|error| value.error(format!("public key of peer `{name}`: {error}")))?;
-    if public_key == *own_key {
+    if public_key == identity.public_key() {
         return Err(value.error(format!("peer `{name}` has this node's own public key")));
     }
     if let Some((other, line)) = claims.keys.insert(public_key, (name, value.place().line)) {
@@ -322,17 +328,10 @@ fn peer<'a>(
         allowed_ips.push(allowed_ip(name, &value, text, tun, claims)?);
     }
 
-    let protocol = match section.get("protocol") {
-        None => Protocol::ShadowMesh,
-        Some(value) => match value.string()? {
-            "shadowmesh" => Protocol::ShadowMesh,
-            "wireguard" => Protocol::WireGuard,
-            other => {
-                let message = format!("unknown protocol `{other}`: \"shadowmesh\" or \"wireguard\"");
-                return Err(value.error(message));
-            }
-        },
-    };
+    let protocol = protocol(section)?;
+    // Whether a secret can be agreed with the key shows only when one is.
+    PeerKeys::new(identity, public_key, PresharedKey::default(), protocol)
+        .map_err(|error| value.error(format!("public key of peer `{name}`: {error}")))?;
     let endpoint = match section.get("endpoint") {
         None => None,
         Some(value) => {
@@ -351,6 +350,20 @@ fn peer<'a>(
     let file = section.get("preshared_key_file");
     let preshared_key = key::<PresharedKey>(source, inline, file, open_to_others)?;
     Ok(Peer { name: name.into(), public_key, preshared_key, protocol, endpoint, allowed_ips, keepalive })
+}
+
+fn protocol(section: &Section<'_, '_>) -> Result<Protocol, ConfigError> {
+    match section.get("protocol") {
+        None => Ok(Protocol::ShadowMesh),
+        Some(value) => match value.string()? {
+            "shadowmesh" => Ok(Protocol::ShadowMesh),
+            "wireguard" => Ok(Protocol::WireGuard),
+            other => {
+                let message = format!("unknown protocol `{other}`: \"shadowmesh\" or \"wireguard\"");
+                Err(value.error(message))
+            }
+        },
+    }
 }
 
 fn peer_name<'a>(value: &Value<'a, '_>, claims: &mut Claims<'a>) -> Result<&'a str, ConfigError> {

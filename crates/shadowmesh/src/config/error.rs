@@ -71,7 +71,7 @@ impl fmt::Display for ConfigError {
         write!(f, ": {message}")?;
         if let (Some(place), Some(excerpt)) = (place, excerpt) {
             let margin = place.line.to_string().len();
-            write!(f, "\n {} | {}", place.line, excerpt.line)?;
+            write!(f, "\n {} | {}", place.line, conceal(&excerpt.line))?;
             write!(f, "\n {:margin$} | {:indent$}", "", "", indent = place.column - 1)?;
             write!(f, "{}", "^".repeat(excerpt.width))?;
         }
@@ -83,3 +83,26 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Letters and digits in a row that may be a key, or most of one: 24 bytes in base64.
+const KEY_LIKE_LEN: usize = 32;
+
+/// Puts dots in place of whatever looks like a key. A misspelt `private_key` is an unknown key with a value that nobody
+/// but its owner may read, and errors end up in logs.
+fn conceal(text: &str) -> String {
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let run = rest.find(|c| !is_base64(c)).unwrap_or(rest.len());
+        if run >= KEY_LIKE_LEN {
+            shown.extend(std::iter::repeat_n('·', run));
+        } else {
+            shown.push_str(&rest[..run]);
+        }
+        let next = rest[run..].find(is_base64).map_or(rest.len(), |at| run + at);
+        shown.push_str(&rest[run..next]);
+        rest = &rest[next..];
+    }
+    shown
+}

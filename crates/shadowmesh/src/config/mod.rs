@@ -126,27 +126,29 @@ impl Config {
     }
 
     fn apply(&mut self, overrides: &Overrides) -> Result<(), ConfigError> {
-        let invalid = |message: String| ConfigError::new(&self.path, message);
+        let path = self.path.clone();
+        let invalid = |key: &str, reason: String| {
+            ConfigError::new(&path, format!("{key} from the command line or the environment: {reason}"))
+        };
         if let Some(name) = &overrides.name {
-            check::node_name(name).map_err(invalid)?;
+            check::node_name(name).map_err(|reason| invalid("node.name", reason))?;
             self.name.clone_from(name);
         }
         if let Some(name) = &overrides.tun_name {
-            check::interface_name(name).map_err(invalid)?;
+            check::interface_name(name).map_err(|reason| invalid("tun.name", reason))?;
             self.tun.name.clone_from(name);
+            self.tun.name_place = None;
         }
         if let Some(mtu) = overrides.mtu {
             if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
-                return Err(invalid(format!("MTU {mtu} is outside {MTU_MIN} to {MTU_MAX}")));
+                return Err(invalid("tun.mtu", format!("{mtu} is not from {MTU_MIN} to {MTU_MAX}")));
             }
             self.tun.mtu = Some(mtu);
         }
         if let Some(workers) = overrides.workers {
             if !(1..=handshake::LANES).contains(&workers) {
-                return Err(invalid(format!(
-                    "{workers} workers: from 1 to {} are possible",
-                    handshake::LANES
-                )));
+                let lanes = handshake::LANES;
+                return Err(invalid("node.workers", format!("{workers} is not from 1 to {lanes}")));
             }
             self.workers = Some(workers);
         }

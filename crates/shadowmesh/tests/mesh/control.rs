@@ -32,7 +32,7 @@ fn running_pair() -> (World, crate::world::Daemon, crate::world::Daemon) {
     world.configure(Left, "", "");
     // Only one side calls, so that it is clear who made the handshake.
     world.configure(Right, "", "# no endpoint");
-    let (left, right) = (world.start(Left), world.start(Right));
+    let (right, left) = (world.start(Right), world.start(Left));
     world.connect(Left);
     (world, left, right)
 }
