@@ -7,13 +7,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use carrier::PathMtu;
-use handshake::{CookieJar, IncomingPart1, Initiation, PeerKeys, Session, Timestamp};
+use handshake::{CookieJar, IncomingPart1, Initiation, PeerKeys, Session, Timestamp, limits};
 use ipnet::IpNet;
 
 use crate::table::PeerState;
 
 /// Probes sent and not yet answered or given up; older ones give way.
 const OUTSTANDING_MAX: usize = 64;
+/// Sessions kept for what the peer still sends on them. When both ends always begin handshakes at the same time, each
+/// sends on the one it began: the peer's last, our last, and the peer's new one are then all behind our new one.
+const PREVIOUS_MAX: usize = 3;
 /// The bounds of an egress queue, packets.
 pub(crate) const QUEUE_PACKETS: std::ops::RangeInclusive<u32> = 256..=8_192;
 
@@ -28,8 +31,8 @@ pub(crate) struct Peer {
     pub(crate) state: Arc<PeerState>,
     /// What we send on.
     pub(crate) current: Option<Arc<Session>>,
-    /// What the peer may still send on.
-    pub(crate) previous: Option<Arc<Session>>,
+    /// What the peer may still send on, oldest first.
+    pub(crate) previous: VecDeque<Arc<Session>>,
     /// Made by answering; ours to send on once the peer has used it.
     pub(crate) next: Option<Arc<Session>>,
     pub(crate) attempt: Option<Attempt>,
@@ -172,7 +175,29 @@ impl Path {
 impl Peer {
     /// The sessions that data may arrive on.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
-        [&self.current, &self.previous, &self.next].into_iter().flatten()
+        [&self.current, &self.next].into_iter().flatten().chain(&self.previous)
+    }
+
+    /// Makes `session` the one to send on. Returns those that nobody needs any more.
+    pub(crate) fn switch_to(&mut self, session: Arc<Session>) -> Vec<Arc<Session>> {
+        self.previous.extend(self.current.replace(session));
+        self.previous.extend(self.next.take());
+        let excess = self.previous.len().saturating_sub(PREVIOUS_MAX);
+        self.previous.drain(..excess).collect()
+    }
+
+    /// Takes out the sessions that have outlived their time.
+    pub(crate) fn expire_sessions(&mut self, now: Instant) -> Vec<Arc<Session>> {
+        let old = |session: &Arc<Session>| {
+            now.saturating_duration_since(session.established()) >= limits::REJECT_AFTER_TIME
+        };
+        let mut expired = Vec::new();
+        expired.extend(self.current.take_if(|session| old(session)));
+        expired.extend(self.next.take_if(|session| old(session)));
+        while let Some(session) = self.previous.pop_front_if(|session| old(session)) {
+            expired.push(session);
+        }
+        expired
     }
 
     /// Sets the egress queue's limit to the bandwidth-delay product. Returns whether it changed so much that the

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use handshake::{
-    HandshakeError, Incoming, IncomingPart1, Initiation, InitiationOptions, MessageKind, Protocol, Session,
-    Timestamp, classify, limits, receiver_index,
+    HandshakeError, Incoming, IncomingPart1, Initiation, InitiationOptions, MessageKind, Protocol, PublicKey,
+    Session, Timestamp, classify, limits, receiver_index,
 };
 use rand_core::Rng;
 
@@ -14,7 +14,7 @@ use super::Node;
 use crate::config::PeerId;
 use crate::drops::DropReason;
 use crate::event::{Action, Datagram, Notice};
-use crate::peer::{Attempt, Peer};
+use crate::peer::Attempt;
 
 /// The least time between two initiations that one peer may have answered (WireGuard uses the same).
 const INITIATION_SPACING: Duration = Duration::from_millis(20);
@@ -102,7 +102,9 @@ impl Node {
             Some(MessageKind::Data(_)) | None => Err(DropReason::UnknownMessage),
             Some(kind) => self.admit(now, from, message).and_then(|()| match kind {
                 MessageKind::Initiation(_) => {
-                    let incoming = Incoming::receive(&self.identity, message).map_err(reason)?;
+                    let Self { identity, by_key, peers, .. } = self;
+                    let find = |key: &PublicKey| Some(&peers[by_key.get(key)?.0 as usize].keys);
+                    let incoming = Incoming::receive_from(identity, message, find).map_err(reason)?;
                     self.handle_initiation(now, from, incoming)
                 }
                 MessageKind::InitiationPart1 => self.handle_part1(now, message),
@@ -135,7 +137,7 @@ impl Node {
     fn check_fresh(
         &mut self,
         now: Instant,
-        remote: handshake::PublicKey,
+        remote: PublicKey,
         protocol: Protocol,
         timestamp: Timestamp,
     ) -> Result<PeerId, DropReason> {
@@ -184,14 +186,16 @@ impl Node {
                 self.search_path_mtu(now, peer);
             }
         }
-        self.retire(replaced.as_ref());
+        self.retire(replaced.as_slice());
         self.transmits.push_back(Datagram { to: from, contents: response });
         self.stale = true;
         Ok(())
     }
 
     fn handle_part1(&mut self, now: Instant, message: &[u8]) -> Result<(), DropReason> {
-        let part1 = IncomingPart1::receive(&self.identity, message).map_err(reason)?;
+        let Self { identity, by_key, peers, .. } = self;
+        let find = |key: &PublicKey| Some(&peers[by_key.get(key)?.0 as usize].keys);
+        let part1 = IncomingPart1::receive_from(identity, message, find).map_err(reason)?;
         let peer = self.check_fresh(now, part1.remote(), Protocol::ShadowMesh, part1.timestamp())?;
         self.peers[peer.0 as usize].part1 = Some((part1, now + PART1_LIFE));
         self.split_waiting.retain(|&waiting| waiting != peer);
@@ -229,16 +233,9 @@ impl Node {
         let took = now.saturating_duration_since(attempt.sent_at);
         p.handshake_took = Some(took);
         p.attempt = None; // its slot is the session's now
-        // Our new session is the one to send on. The peer may still send on the old one, or on one that it has begun
-        // itself at the same time.
-        let kept = p.next.take().or_else(|| p.current.take());
-        let dropped = [p.current.take(), p.previous.take()];
-        p.previous = kept;
-        p.current = Some(session);
         p.endpoint = Some(from);
-        for session in &dropped {
-            self.retire(session.as_ref());
-        }
+        let done = p.switch_to(session);
+        self.retire(&done);
         self.established(now, peer, from, Some(took));
         Ok(())
     }
@@ -265,10 +262,10 @@ impl Node {
     pub(super) fn confirm(&mut self, now: Instant, peer: PeerId, local_index: u32) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         let Some(session) = p.next.take_if(|next| next.local_index() == local_index) else { return };
-        let dropped = p.previous.take();
-        p.previous = p.current.replace(session);
         let endpoint = p.endpoint;
-        self.retire(dropped.as_ref());
+        let done = p.switch_to(session);
+        self.retire(&done);
+        self.abandon_attempt(peer); // the peer's handshake has done what ours was for
         if let Some(endpoint) = endpoint {
             self.established(now, peer, endpoint, None);
         }
@@ -298,9 +295,9 @@ impl Node {
         }
     }
 
-    /// Frees what belonged to a session that nobody uses any more.
-    pub(super) fn retire(&mut self, session: Option<&Arc<Session>>) {
-        if let Some(session) = session {
+    /// Frees what belonged to sessions that nobody uses any more.
+    pub(super) fn retire(&mut self, sessions: &[Arc<Session>]) {
+        for session in sessions {
             self.slots.release(session.local_index());
             self.stale = true;
         }
@@ -317,20 +314,12 @@ impl Node {
     }
 }
 
-/// Ends what has outlived its time; `true` if something went.
-pub(super) fn expire_sessions(p: &mut Peer, now: Instant) -> [Option<Arc<Session>>; 3] {
-    let old = |session: &mut Arc<Session>| {
-        now.saturating_duration_since(session.established()) >= limits::REJECT_AFTER_TIME
-    };
-    [p.current.take_if(old), p.previous.take_if(old), p.next.take_if(old)]
-}
-
 fn reason(error: HandshakeError) -> DropReason {
     match error {
         HandshakeError::Malformed => DropReason::UnknownMessage,
         HandshakeError::InvalidMac1 => DropReason::HandshakeMac,
         HandshakeError::OtherHandshake | HandshakeError::AlreadyComplete => DropReason::HandshakeUnexpected,
-        HandshakeError::OtherPeer => DropReason::HandshakeUnknownPeer,
+        HandshakeError::OtherPeer | HandshakeError::UnknownPeer => DropReason::HandshakeUnknownPeer,
         _ => DropReason::HandshakeForged,
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use carrier::{Carrier, PathMtu};
 use handshake::{
     CookieChecker, CookieJar, HEADER_LEN, Identity, LANES, PeerKeys, Protocol, PublicKey, Session, Suite,
-    TAG_LEN, Timestamp,
+    TAG_LEN, Timestamp, limits,
 };
 use packet::{Class, Pool};
 use rand_chacha::ChaCha20Rng;
@@ -159,7 +159,13 @@ impl Node {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Handshake { from, message } => self.handle_message(now, from, &message),
-            Event::NeedSession { peer } => self.begin_handshake(now, peer),
+            Event::NeedSession { peer } => {
+                let fresh = |session: &Arc<Session>| now < session.established() + limits::REKEY_TIMEOUT;
+                // The worker may have asked before it learnt of the session that has come about meanwhile.
+                if !self.peers.get(peer.0 as usize).is_some_and(|p| p.current.as_ref().is_some_and(fresh)) {
+                    self.begin_handshake(now, peer);
+                }
+            }
             Event::SessionConfirmed { peer, local_index } => self.confirm(now, peer, local_index),
             Event::Roamed { peer, endpoint } => self.roam(now, peer, endpoint),
             Event::ProbeReply { peer, at, reply } => self.handle_reply(now, peer, at, &reply),
@@ -475,7 +481,7 @@ fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Re
         endpoint: peer.endpoint,
         state: Arc::new(PeerState::default()),
         current: None,
-        previous: None,
+        previous: VecDeque::new(),
         next: None,
         attempt: None,
         part1: None,

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use handshake::{Protocol, limits};
 
-use super::handshakes::expire_sessions;
 use super::{Node, PROBE_TIMEOUT};
 use crate::config::PeerId;
 use crate::event::{Action, Notice, Pong};
@@ -38,10 +37,8 @@ impl Node {
     }
 
     fn tick_sessions(&mut self, now: Instant, peer: PeerId) {
-        let p = &mut self.peers[peer.0 as usize];
-        for session in expire_sessions(p, now) {
-            self.retire(session.as_ref());
-        }
+        let expired = self.peers[peer.0 as usize].expire_sessions(now);
+        self.retire(&expired);
         let p = &mut self.peers[peer.0 as usize];
         if p.connected && p.current.is_none() && p.next.is_none() {
             p.connected = false;

@@ -154,11 +154,20 @@ impl Assembly {
     }
 }
 
+/// A packet that waits for a handshake.
+#[derive(Debug)]
+struct Kept {
+    /// A virtio-net header and the packet.
+    buf: Buf,
+    since: Instant,
+    /// Segments: what it counts for when it is dropped.
+    segments: u64,
+}
+
 /// A peer's packets that wait for a handshake.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Each a virtio-net header and a packet.
-    packets: VecDeque<(Buf, Instant)>,
+    packets: VecDeque<Kept>,
     asked_at: Option<Instant>,
 }
 
@@ -256,8 +265,8 @@ impl Outbound {
     fn release_peer<L: Link>(&mut self, cx: &mut Context<'_>, peer: PeerId, exit: &mut Exit<'_, L>) {
         let row = &cx.table.peers[peer.0 as usize];
         if let Some(session) = usable_session(cx, peer) {
-            while let Some((packet, _)) = self.waiting[peer.0 as usize].packets.pop_front() {
-                let Some((vnet, packet)) = packet.split_first_chunk() else { continue };
+            while let Some(Kept { buf, .. }) = self.waiting[peer.0 as usize].packets.pop_front() {
+                let Some((vnet, packet)) = buf.split_first_chunk() else { continue };
                 let plan =
                     VnetHeader::parse(vnet).ok().map(|vnet| SuperPacket::parse(&vnet, packet, packet.len()));
                 let Some(Ok(plan)) = plan else { continue };
@@ -269,9 +278,8 @@ impl Outbound {
         let waiting = &mut self.waiting[peer.0 as usize];
         let reason =
             if row.endpoint.is_some() { DropReason::HandshakeTimeout } else { DropReason::NoEndpoint };
-        while waiting.packets.front().is_some_and(|&(_, since)| cx.now >= since + WAITING_TIME) {
-            waiting.packets.pop_front();
-            row.state.drops.add(reason, 1);
+        while let Some(kept) = waiting.packets.pop_front_if(|kept| cx.now >= kept.since + WAITING_TIME) {
+            row.state.drops.add(reason, kept.segments);
         }
     }
 
@@ -279,14 +287,15 @@ impl Outbound {
         !self.waiting_peers.is_empty()
     }
 
-    /// Packets that wait for a handshake.
+    /// Segments that wait for a handshake.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting_peers.iter().map(|peer| self.waiting[peer.0 as usize].packets.len()).sum()
+        let kept = self.waiting_peers.iter().flat_map(|peer| &self.waiting[peer.0 as usize].packets);
+        kept.map(|kept| kept.segments as usize).sum()
     }
 
     /// When the first of them is given up.
     pub(super) fn expires_at(&self) -> Option<Instant> {
-        let oldest = |peer: &PeerId| self.waiting[peer.0 as usize].packets.front().map(|&(_, since)| since);
+        let oldest = |peer: &PeerId| self.waiting[peer.0 as usize].packets.front().map(|kept| kept.since);
         self.waiting_peers.iter().filter_map(oldest).min().map(|since| since + WAITING_TIME)
     }
 
@@ -362,7 +371,7 @@ impl Outbound {
             self.learn(&plan, framing);
         } else {
             self.put_together(len);
-            self.wait(cx, peer, vnet, len);
+            self.wait(cx, peer, vnet, len, plan.segment_count() as u64);
         }
     }
 
@@ -505,21 +514,22 @@ impl Outbound {
     }
 
     /// Keeps the packet in the scratch buffer until there is a session.
-    fn wait(&mut self, cx: &mut Context<'_>, peer: PeerId, vnet: &VnetHeader, len: usize) {
+    fn wait(&mut self, cx: &mut Context<'_>, peer: PeerId, vnet: &VnetHeader, len: usize, segments: u64) {
         let drops = &cx.table.peers[peer.0 as usize].state.drops;
         let waiting = &mut self.waiting[peer.0 as usize];
         if waiting.asked_at.is_none_or(|at| cx.now >= at + ASK_AGAIN) {
             waiting.asked_at = Some(cx.now);
             cx.events.push(cx.drops, Event::NeedSession { peer });
         }
-        if waiting.packets.len() == WAITING_MAX {
-            waiting.packets.pop_front();
-            drops.add(DropReason::HandshakeQueueFull, 1);
+        if waiting.packets.len() == WAITING_MAX
+            && let Some(oldest) = waiting.packets.pop_front()
+        {
+            drops.add(DropReason::HandshakeQueueFull, oldest.segments);
         }
         let bytes = VnetHeader::LEN + len;
         let class = if bytes <= Class::SMALL_BYTES { Class::Small } else { Class::Large };
         let Some(mut buf) = cx.pool.take(class) else {
-            drops.add(DropReason::PoolExhausted, 1);
+            drops.add(DropReason::PoolExhausted, segments);
             return;
         };
         let storage = buf.storage_mut();
@@ -529,7 +539,7 @@ impl Outbound {
         if waiting.packets.is_empty() && !self.waiting_peers.contains(&peer) {
             self.waiting_peers.push(peer);
         }
-        waiting.packets.push_back((buf, cx.now));
+        waiting.packets.push_back(Kept { buf, since: cx.now, segments });
     }
 }
 
