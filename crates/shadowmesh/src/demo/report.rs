@@ -190,8 +190,8 @@ impl Throughput {
             direction,
             flows,
             bytes: transferred.bytes,
-            seconds: transferred.elapsed.as_secs_f64(),
-            bits_per_second: transferred.bits_per_second(),
+            seconds: seconds(transferred.elapsed),
+            bits_per_second: transferred.bits_per_second().round(),
         }
     }
 
@@ -369,9 +369,14 @@ impl Report {
     }
 }
 
-/// Milliseconds as a fraction, as JSON has them.
+/// Milliseconds as JSON has them, to a microsecond.
 pub(super) fn millis(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
+    time.as_micros() as f64 / 1e3
+}
+
+/// Seconds as JSON has them, to a microsecond.
+pub(super) fn seconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e6
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::probes::{Pace, Probed, Probes};
 use super::progress::{Stage, Step, say};
 use super::report::{
     Allocations, Drops, Finding, Handshake, Note, Ping, Reasons, Rekey, Report, Roaming, StepReport,
-    Throughput, millis,
+    Throughput, millis, seconds,
 };
 use super::tcp::Flows;
 use super::world::{Host, LEFT_MOVED, World};
@@ -57,7 +57,7 @@ pub(super) fn tell(stage: Stage, throughput: Duration) -> Report {
             }
         }
     }
-    story.report.seconds = (start.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+    story.report.seconds = seconds(start.elapsed());
     story.report.ok = story.report.all_held();
     story.report
 }
@@ -134,7 +134,7 @@ impl Story {
             Ok(finding) => (finding.held(), finding.detail()),
             Err(failure) => (false, failure.to_string()),
         };
-        let seconds = millis(step.end(ok, &detail)) / 1e3;
+        let seconds = seconds(step.end(ok, &detail));
         self.report.steps.push(StepReport { name, ok, seconds, detail });
         outcome.ok()
     }
@@ -188,7 +188,7 @@ fn handshake(world: &World) -> Outcome<Handshake> {
             && right.connected
         {
             return Ok(Handshake {
-                ms: left.handshake_ms,
+                ms: left.handshake_ms.map(|ms| (ms * 1e3).round() / 1e3),
                 protocol: left.protocol.clone(),
                 post_quantum: left.post_quantum && right.post_quantum,
                 cipher: left.cipher.clone(),
