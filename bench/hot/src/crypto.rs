@@ -10,7 +10,7 @@ use handshake::{
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
 
-use crate::{Batch, Hot};
+use crate::{Batch, Hot, done};
 
 pub(crate) const HOT: &[Hot] = &[
     Hot {
@@ -131,7 +131,7 @@ fn seal(batch: usize, suite: Suite) -> Batch {
             let counter = sealer.reserve(1).expect("counters are left");
             sealer.seal(counter, black_box(&mut datagram));
         }
-        batch as u64
+        done(batch as u64, datagram)
     })
 }
 
@@ -146,7 +146,7 @@ fn open(batch: usize, suite: Suite) -> Batch {
         for datagram in rest.chunks_mut(DATAGRAM) {
             opener.open(black_box(datagram)).expect("authentic");
         }
-        batch as u64
+        done(batch as u64, rest)
     })
 }
 
@@ -159,7 +159,7 @@ fn replay_window(batch: usize) -> Batch {
             assert!(window.check(black_box(counter)).is_ok());
             window.record(counter);
         }
-        batch as u64
+        done(batch as u64, window)
     })
 }
 
@@ -172,6 +172,6 @@ fn respond(batch: usize, protocol: Protocol) -> Batch {
         for initiation in &initiations {
             black_box(pair.respond(initiation, now));
         }
-        batch as u64
+        done(batch as u64, (initiations, pair))
     })
 }

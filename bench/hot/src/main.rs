@@ -8,13 +8,27 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod crypto;
+mod forward;
 mod packets;
 
+use std::any::Any;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// A batch that is ready to run; it returns how many units of work it did.
-type Batch = Box<dyn FnOnce() -> u64>;
+/// A batch that is ready to run.
+type Batch = Box<dyn FnOnce() -> Done>;
+
+/// What a batch leaves behind.
+struct Done {
+    /// How many units of work it did.
+    units: u64,
+    /// What it worked with: to take that down is no part of the work.
+    _state: Box<dyn Any>,
+}
+
+fn done(units: u64, state: impl Any) -> Done {
+    Done { units, _state: Box::new(state) }
+}
 
 /// A function to measure.
 struct Hot {
@@ -26,11 +40,14 @@ struct Hot {
     prepare: fn(usize) -> Batch,
 }
 
-const HOT: &[&[Hot]] = &[packets::HOT, crypto::HOT];
+const HOT: &[&[Hot]] = &[packets::HOT, crypto::HOT, forward::HOT];
 
 /// Repetitions timed at once: few enough that their data stays in the cache.
 const TIMED_BATCH: usize = 64;
-const TIME_EACH: Duration = Duration::from_millis(300);
+/// Time to spend on each function, preparations included.
+const TIME_EACH: Duration = Duration::from_millis(500);
+/// However long preparations take.
+const BATCHES_MIN: usize = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +56,7 @@ fn main() -> ExitCode {
         ["list"] => all().for_each(|hot| println!("{:24} {:10} {}", hot.name, hot.unit, hot.what)),
         ["run", name, batch] => {
             let (Some(hot), Ok(batch)) = (find(name), batch.parse()) else { return usage() };
-            println!("{}", measured((hot.prepare)(batch)));
+            println!("{}", measured((hot.prepare)(batch)).units);
         }
         ["time", "--json"] => println!("{}", times(&[])),
         ["time", ref names @ ..] => print_times(names),
@@ -63,21 +80,21 @@ fn find(name: &str) -> Option<&'static Hot> {
 
 /// The function whose instructions callgrind counts (`--toggle-collect`): it must stay one.
 #[inline(never)]
-fn measured(batch: Batch) -> u64 {
+fn measured(batch: Batch) -> Done {
     batch()
 }
 
 /// Nanoseconds a unit: the least of many batches, which is the one that nothing disturbed.
 fn nanoseconds(hot: &Hot) -> f64 {
     let mut least = f64::INFINITY;
-    let mut spent = Duration::ZERO;
-    while spent < TIME_EACH {
+    let begin = Instant::now();
+    let mut batches = 0;
+    while batches < BATCHES_MIN || begin.elapsed() < TIME_EACH {
         let batch = (hot.prepare)(TIMED_BATCH);
         let begin = Instant::now();
-        let units = measured(batch);
-        let took = begin.elapsed();
-        spent += took;
-        least = least.min(took.as_nanos() as f64 / units as f64);
+        let done = measured(batch);
+        least = least.min(begin.elapsed().as_nanos() as f64 / done.units as f64);
+        batches += 1;
     }
     least
 }

@@ -6,7 +6,7 @@ use packet::{
     Class, CoalesceLimits, Group, GsoType, Pool, PoolConfig, SuperPacket, VnetHeader, checksum, ip,
 };
 
-use crate::{Batch, Hot};
+use crate::{Batch, Hot, done};
 
 pub(crate) const HOT: &[Hot] = &[
     Hot {
@@ -43,11 +43,11 @@ pub(crate) const HOT: &[Hot] = &[
 ];
 
 const GSO_SIZE: usize = 1_400;
-const SEGMENTS: usize = 45;
+pub(crate) const SEGMENTS: usize = 45;
 const HEADER: usize = 52;
 
 /// An IPv4/TCP super-packet with timestamps, as a kernel hands it over.
-fn super_packet() -> (VnetHeader, Vec<u8>) {
+pub(crate) fn super_packet() -> (VnetHeader, Vec<u8>) {
     let total = HEADER + SEGMENTS * GSO_SIZE;
     let mut packet = vec![0x5a; total];
     packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
@@ -65,6 +65,14 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
         csum_offset: 16,
     };
     (vnet, packet)
+}
+
+/// An IPv4/UDP packet with 200 bytes of payload, without a checksum (RFC 768).
+pub(crate) fn small_packet() -> Vec<u8> {
+    let mut packet = vec![0x5a; 228];
+    packet[..20].copy_from_slice(&[0x45, 0, 0, 228, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    packet[20..28].copy_from_slice(&[0x9c, 0x40, 0x14, 0x51, 0, 208, 0, 0]);
+    packet
 }
 
 fn plan(vnet: &VnetHeader, packet: &[u8]) -> SuperPacket {
@@ -102,7 +110,7 @@ fn segment(batch: usize) -> Batch {
             }
         }
         assert_eq!(segments, (batch * SEGMENTS) as u64);
-        segments
+        done(segments, packet)
     })
 }
 
@@ -117,7 +125,7 @@ fn complete_checksum(batch: usize) -> Batch {
             plan.complete_checksum(black_box(&mut train[at..at + stride]));
         }
         assert_ne!(checksum::sum(&train[..stride], 0), 0);
-        batch as u64
+        done(batch as u64, train)
     })
 }
 
@@ -135,7 +143,7 @@ fn coalesce(batch: usize, partial: bool) -> Batch {
             segments += group.count() as u64;
             black_box(group.finish());
         }
-        segments
+        done(segments, train)
     })
 }
 
@@ -145,7 +153,7 @@ fn flow_hash(batch: usize) -> Batch {
         for _ in 0..batch {
             assert_ne!(black_box(ip::flow_hash(black_box(&packet))), 0);
         }
-        batch as u64
+        done(batch as u64, packet)
     })
 }
 
@@ -157,6 +165,6 @@ fn pool(batch: usize) -> Batch {
             buf.commit(0..1_472);
             black_box(&buf);
         }
-        batch as u64
+        done(batch as u64, pool)
     })
 }

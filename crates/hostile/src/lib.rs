@@ -17,6 +17,7 @@
 
 mod bytes;
 pub mod coalescing;
+pub mod config;
 pub mod data_packets;
 pub mod handshake_messages;
 mod pair;
@@ -37,6 +38,7 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "coalescing", run: coalescing::run },
+    Target { name: "config", run: config::run },
     Target { name: "data_packets", run: data_packets::run },
     Target { name: "handshake_messages", run: handshake_messages::run },
     Target { name: "super_packet", run: super_packet::run },

@@ -3,6 +3,7 @@
 //! Files that a fuzzer found stay where they are; only the seeds, which have names that people can read, are written
 //! again.
 
+mod configs;
 mod messages;
 mod packets;
 
@@ -19,14 +20,15 @@ fn main() {
     write("coalescing", trains());
     write("handshake_messages", messages::handshakes());
     write("data_packets", messages::data_packets());
+    write("config", configs::all());
 }
 
 fn write(target: &str, seeds: Seeds) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     fs::create_dir_all(&directory).expect("the corpus directory can be made");
     for (name, bytes) in seeds {
+        fs::write(directory.join(name), &bytes).expect("a seed can be written");
         (hostile::target(target).expect("a target of that name").run)(&bytes);
-        fs::write(directory.join(name), bytes).expect("a seed can be written");
     }
 }
 
