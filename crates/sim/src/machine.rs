@@ -131,6 +131,9 @@ pub(crate) struct Machine {
     pub(crate) unix_offset_s: i64,
     /// Starts so far.
     pub(crate) starts: u32,
+    /// GRO has joined datagrams of lanes that belong to different workers: these then race each other to the TUN, and
+    /// a flow may be overtaken by itself.
+    pub(crate) lanes_mixed: bool,
     /// The earliest wake-up that is planned, world time.
     pub(crate) armed: Option<Duration>,
     secret_seed: [u8; 32],
@@ -148,6 +151,7 @@ impl Machine {
             ahead: Duration::ZERO,
             unix_offset_s: 0,
             starts: 0,
+            lanes_mixed: false,
             armed: None,
             public_key: secret(secret_seed).public_key(),
             secret_seed,
@@ -249,19 +253,23 @@ impl Machine {
     pub(crate) fn deliver(&mut self, datagrams: Vec<(SocketAddr, Ecn, Vec<u8>)>) -> usize {
         let gro = self.spec.gro;
         let Some(running) = &mut self.running else { return 0 };
+        let workers = running.links.len();
+        let worker_of = |bytes: &[u8]| match *bytes {
+            [4 | 20, lane, ..] => lane as usize % workers,
+            _ => 0,
+        };
         let mut trains: Vec<Train> = Vec::new();
         for (from, ecn, bytes) in datagrams {
-            let joined = gro && trains.last_mut().is_some_and(|last| last.try_append(from, ecn, &bytes));
-            if !joined {
+            let last = trains.last_mut().filter(|_| gro);
+            let Some(last) = last.and_then(|last| last.try_append(from, ecn, &bytes).then_some(last)) else {
                 trains.push(Train::new(from, ecn, bytes));
-            }
+                continue;
+            };
+            self.lanes_mixed |= worker_of(&last.bytes) != worker_of(&bytes);
         }
         let mut refused = 0;
         for train in trains {
-            let lane = match train.bytes[..] {
-                [4 | 20, lane, ..] => lane as usize % running.links.len(),
-                _ => 0,
-            };
+            let lane = worker_of(&train.bytes);
             refused += usize::from(!running.links[lane].push(train));
             running.ready[lane].link = true;
             running.awake[lane] = true;
@@ -358,6 +366,9 @@ impl Machine {
             if tun.waiting() > 0 {
                 found.push(format!("TUN queue {i} still holds {} packets", tun.waiting()));
             }
+        }
+        for worker in running.workers.iter().filter(|worker| worker.packets_waiting() > 0) {
+            found.push(format!("worker {} holds {} packets", worker.lane(), worker.packets_waiting()));
         }
         let pool = running.node.status(at).pool;
         let (large, small) = running.pool_baseline;

@@ -8,8 +8,7 @@ use sim::{Dice, LinkConfig, Load, NodeSpec, PeerOptions, World};
 fn history(seed: u64) -> (u64, u64) {
     let mut dice = Dice::new(seed);
     let wide = NodeSpec { workers: 3, ..NodeSpec::default() };
-    let (mut world, left, right) =
-        World::pair_with(seed, wide, NodeSpec::default(), &PeerOptions::default());
+    let (mut world, left, right) = World::pair_with(seed, wide, NodeSpec::default(), &PeerOptions::default());
     world.set_all_links(LinkConfig {
         latency: dice.up_to(Duration::from_millis(50)),
         jitter: Duration::from_millis(3),

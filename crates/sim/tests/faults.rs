@@ -47,13 +47,17 @@ impl Chaos {
         for a in 0..count {
             for b in a + 1..count {
                 let wireguard = dice.chance(0.25);
-                world.peer_with(nodes[a], nodes[b], &PeerOptions {
-                    protocol: if wireguard { Protocol::WireGuard } else { Protocol::ShadowMesh },
-                    preshared_key: dice.chance(0.3),
-                    host_names: true,
-                    keepalive: dice.chance(0.3).then_some(10 * SECOND),
-                    ..PeerOptions::default()
-                });
+                world.peer_with(
+                    nodes[a],
+                    nodes[b],
+                    &PeerOptions {
+                        protocol: if wireguard { Protocol::WireGuard } else { Protocol::ShadowMesh },
+                        preshared_key: dice.chance(0.3),
+                        host_names: true,
+                        keepalive: dice.chance(0.3).then_some(10 * SECOND),
+                        ..PeerOptions::default()
+                    },
+                );
             }
         }
         Self { world, paused: vec![false; nodes.len()], nodes, dice }

@@ -153,7 +153,8 @@ fn garbage_from_strangers_is_counted_and_never_answered() {
     let stranger: SocketAddr = "198.51.100.66:6666".parse().unwrap();
     let mut dice = sim::Dice::new(7);
     for kind in [0_u8, 1, 2, 3, 4, 17, 18, 19, 20, 21, 22, 23, 255] {
-        for len in [0, 1, 4, 15, 16, 31, 32, 33, 64, 92, 148, 200, 1_196, 1_240, 1_348, 1_472, 9_001, 60_000] {
+        for len in [0, 1, 4, 15, 16, 31, 32, 33, 64, 92, 148, 200, 1_196, 1_240, 1_348, 1_472, 9_001, 60_000]
+        {
             let mut bytes: Vec<u8> = std::iter::repeat_with(|| dice.below(256) as u8).take(len).collect();
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

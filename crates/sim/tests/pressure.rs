@@ -128,7 +128,8 @@ fn a_pool_of_few_buffers_drops_and_counts_and_never_stops() {
         world.send(back, 1_200, None);
     }
     world.run_for(10 * SECOND);
-    let load = Load { bytes: 12_000, segment_bytes: Some(1_200), every: Duration::from_millis(5), ticks: 400 };
+    let load =
+        Load { bytes: 12_000, segment_bytes: Some(1_200), every: Duration::from_millis(5), ticks: 400 };
     world.generate(there, load);
     world.generate(back, load);
     world.run_for(10 * SECOND);
