@@ -80,10 +80,10 @@ fn table(status: &Status, paint: Paint) -> String {
     let (name, mtu) = (&status.tun.name, status.tun.mtu);
     line("interface", &format!("{name}, {}, MTU {mtu}{offloads}", status.tun.address.join(", ")));
     let allocations: u64 = status.workers.iter().map(|worker| worker.allocations).sum();
-    let lost: u64 = status.workers.iter().map(|worker| worker.events_lost).sum();
+    let held: u64 = status.workers.iter().map(|worker| worker.events_held).sum();
     let mut workers = format!("{}, heap allocations: {}", status.workers.len(), count(allocations));
-    if lost > 0 {
-        let _ = write!(workers, ", {} messages lost before the slow path", count(lost));
+    if held > 0 {
+        let _ = write!(workers, ", the slow path was full {} times", count(held));
     }
     line("workers", &workers);
     let (large, small) = (status.pool.large, status.pool.small);

@@ -93,8 +93,8 @@ pub(crate) struct WorkerStatus {
     pub(crate) allocations: u64,
     /// Rounds of its loop.
     pub(crate) rounds: u64,
-    /// Messages for the slow path that found its queue full.
-    pub(crate) events_lost: u64,
+    /// Times that a message for the slow path found its queue full and had to wait.
+    pub(crate) events_held: u64,
 }
 
 /// What `POST /v1/ping` takes.

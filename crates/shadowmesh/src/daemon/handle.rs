@@ -75,7 +75,7 @@ impl NodeHandle {
         let workers = self.workers.iter().map(|counters| WorkerStatus {
             allocations: counters.allocations.load(Relaxed),
             rounds: counters.rounds.load(Relaxed),
-            events_lost: counters.events_lost.load(Relaxed),
+            events_held: counters.events_held.load(Relaxed),
         });
         Ok(Status {
             version: STATUS_VERSION,

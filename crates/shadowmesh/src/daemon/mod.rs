@@ -48,7 +48,7 @@ use crate::failure::Failure;
 use handle::{Command, Input};
 use node_thread::{NodeThread, PeerNotes};
 use resolver::{Family, Resolver};
-use worker_thread::{Counters, WorkerThread};
+use worker_thread::{Counters, WatchedTun, WorkerThread};
 
 /// What workers may have to tell the node before it listens. A handshake is the largest of it, in a pooled buffer.
 const INPUTS_MAX: usize = 1_024;
@@ -197,7 +197,8 @@ impl Running {
         let mut running =
             Self { handle, inputs: inputs.clone(), stop: Arc::clone(&stop), wakers, threads: Vec::new() };
         let parts = workers.into_iter().zip(queues).zip(links).zip(counters);
-        for (index, (((worker, tun), link), counters)) in parts.enumerate() {
+        for (index, (((worker, queue), link), counters)) in parts.enumerate() {
+            let tun = WatchedTun::new(queue);
             let waker = Arc::clone(&running.wakers[index]);
             let (inputs, stop) = (inputs.clone(), Arc::clone(&stop));
             let thread = WorkerThread { worker, tun, link, waker, inputs, stop, counters };

@@ -19,6 +19,9 @@ use super::handle::Input;
 /// Rounds of work after which the kernel is asked for news even though there is more to do at once.
 const ROUNDS_BETWEEN_POLLS: u32 = 4;
 
+/// When to offer an event again that the node's channel did not take.
+const HELD_RETRY: Duration = Duration::from_millis(1);
+
 const TUN: u64 = 0;
 const LINK: u64 = 1;
 const WAKER: u64 = 2;
@@ -30,15 +33,15 @@ pub(super) struct Counters {
     pub(super) allocations: AtomicU64,
     /// Rounds of the loop.
     pub(super) rounds: AtomicU64,
-    /// Events for the node that found its channel full.
-    pub(super) events_lost: AtomicU64,
+    /// Times that an event for the node found its channel full, and had to wait.
+    pub(super) events_held: AtomicU64,
 }
 
 /// A data-plane thread's belongings.
 #[derive(Debug)]
 pub(super) struct WorkerThread {
     pub(super) worker: Worker,
-    pub(super) tun: TunQueue,
+    pub(super) tun: WatchedTun,
     pub(super) link: UdpLink,
     pub(super) waker: Arc<Waker>,
     pub(super) inputs: SyncSender<Input>,
@@ -56,20 +59,20 @@ impl WorkerThread {
         let poller = Poller::new().map_err(failed)?;
         // Edge-triggered, the waker too: each wake is an edge, and nobody needs to drain it.
         let edge = |interest| Interest { edge: true, ..interest };
-        poller.add(&self.tun, TUN, edge(Interest::READ)).map_err(failed)?;
+        poller.add(&self.tun.queue, TUN, edge(Interest::READ)).map_err(failed)?;
         poller.add(&self.link, LINK, edge(Interest::READ_WRITE)).map_err(failed)?;
         poller.add(&*self.waker, WAKER, edge(Interest::READ)).map_err(failed)?;
         let mut events = Events::with_capacity(4);
 
         // What became ready before we watched makes no edge: try everything once.
         let mut ready = Ready { tun: true, link: true, writable: true };
-        let mut tun = WatchedTun { queue: self.tun, gone: false };
         let allocations_before = os::alloc::thread_allocations();
+        let mut held = None;
         let mut more = true;
         let mut rounds = 0;
         while !self.stop.load(Relaxed) {
             if !more || rounds % ROUNDS_BETWEEN_POLLS == 0 {
-                let timeout = if more { Some(Duration::ZERO) } else { until_deadline(&self.worker) };
+                let timeout = if more { Some(Duration::ZERO) } else { self.until_deadline(held.is_some()) };
                 poller.wait(&mut events, timeout).map_err(failed)?;
                 for event in events.iter() {
                     match event.token {
@@ -83,21 +86,40 @@ impl WorkerThread {
                 }
             }
             rounds = rounds.wrapping_add(1);
-            more = self.worker.step(Instant::now(), &mut tun, &mut self.link, &mut ready);
-            if tun.gone {
+            more = self.worker.step(Instant::now(), &mut self.tun, &mut self.link, &mut ready);
+            if self.tun.gone {
                 return Err("the TUN device is gone".into());
             }
-            while let Some(event) = self.worker.poll_event() {
-                match self.inputs.try_send(Input::Event(event)) {
-                    Ok(()) => {}
-                    Err(TrySendError::Full(_)) => bump(&self.counters.events_lost),
-                    Err(TrySendError::Disconnected(_)) => return Ok(()),
-                }
+            if !self.tell(&mut held) {
+                return Ok(());
             }
             bump(&self.counters.rounds);
             self.counters.allocations.store(os::alloc::thread_allocations() - allocations_before, Relaxed);
         }
         Ok(())
+    }
+
+    /// Hands the worker's events to the node, as far as its channel takes them; what it does not take now is held. The
+    /// worker's own queue then fills, and what does not fit there it counts as dropped. Returns whether there is still
+    /// a node.
+    fn tell(&mut self, held: &mut Option<Input>) -> bool {
+        while let Some(input) = held.take().or_else(|| self.worker.poll_event().map(Input::Event)) {
+            match self.inputs.try_send(input) {
+                Ok(()) => {}
+                Err(TrySendError::Full(input)) => {
+                    bump(&self.counters.events_held);
+                    *held = Some(input);
+                    return true;
+                }
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+        }
+        true
+    }
+
+    fn until_deadline(&self, held: bool) -> Option<Duration> {
+        let deadline = self.worker.poll_timeout().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        [deadline, held.then_some(HELD_RETRY)].into_iter().flatten().min()
     }
 }
 
@@ -106,19 +128,19 @@ fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed) + 1, Relaxed);
 }
 
-fn until_deadline(worker: &Worker) -> Option<Duration> {
-    worker.poll_timeout().map(|(at, _)| at.saturating_duration_since(Instant::now()))
-}
-
 /// A TUN queue that remembers when its device was deleted: the worker counts a drop and goes on, but no packet will
 /// ever come again, and its thread must end.
 #[derive(Debug)]
-struct WatchedTun {
+pub(super) struct WatchedTun {
     queue: TunQueue,
     gone: bool,
 }
 
 impl WatchedTun {
+    pub(super) fn new(queue: TunQueue) -> Self {
+        Self { queue, gone: false }
+    }
+
     fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result
             && error.kind() == io::ErrorKind::BrokenPipe
