@@ -77,7 +77,8 @@ impl World {
         };
         let left = host("left", LEFT, Ipv4Addr::new(10, 77, 0, 1))?;
         let right = host("right", RIGHT, Ipv4Addr::new(10, 77, 0, 2))?;
-        netns::veth_pair(&left.netns, WIRE, &right.netns, WIRE).context("cannot make a veth pair")?;
+        netns::veth_pair(&left.netns, WIRE, &right.netns, WIRE)
+            .context("cannot join the namespaces (if the kernel has no veth: sudo modprobe veth)")?;
         left.add_address(LEFT)?;
         right.add_address(RIGHT)?;
         Ok(Self { left, right })
