@@ -23,8 +23,8 @@ const SLOTS_MIN: usize = 4;
 /// Room of a slot: the largest UDP payload, and a little more so that the slots' fronts do not all fall into the same
 /// cache sets.
 const SLOT_BYTES: usize = MAX_PACKET + 1 + 192;
-/// Calls in one round.
-const CALLS_MAX: usize = 4;
+/// Bytes received in one round, or a little more: what comes from the TUN must not wait long.
+const RECEIVE_BYTES_MAX: usize = 4 * MAX_PACKET;
 /// Bytes of a probe on the wire.
 const PROBE_BYTES: usize = HEADER_LEN + Control::LEN + TAG_LEN;
 
@@ -109,6 +109,14 @@ impl<'a> Run<'a> {
     }
 }
 
+/// How many slots to offer to the next call, when the last one filled `filled` of `offered` with `received` bytes: more
+/// while they all get filled, but not much more than a round may take.
+fn next_offer(offered: usize, filled: usize, received: usize) -> usize {
+    let wanted = if filled == offered { filled * 2 } else { filled };
+    let average = (received / filled.max(1)).max(1);
+    wanted.min(RECEIVE_BYTES_MAX / average).clamp(SLOTS_MIN, SLOTS)
+}
+
 fn reason(error: OpenError) -> DropReason {
     match error {
         OpenError::Truncated => DropReason::Truncated,
@@ -156,14 +164,18 @@ impl Inbound {
         tun: &mut T,
         link: &mut L,
     ) -> bool {
-        for _ in 0..CALLS_MAX {
+        let mut bytes: usize = 0;
+        while bytes < RECEIVE_BYTES_MAX {
             let Ok(filled) = link.recv(&mut self.slots[..self.offer]) else { return false };
-            self.offer = if filled == self.offer { (filled * 2).min(SLOTS) } else { filled.max(SLOTS_MIN) };
+            let received: usize = self.slots[..filled].iter().map(|slot| slot.len).sum();
+            self.offer = next_offer(self.offer, filled, received);
             self.open(cx, link, filled);
             self.deliver(cx, tun);
             if filled == 0 {
                 return false;
             }
+            // Empty datagrams count too, or a flood of them would hold us here.
+            bytes += received + filled;
         }
         true
     }

@@ -29,8 +29,10 @@ use crate::drops::DropReason;
 use crate::event::Event;
 use crate::inner::{CONTENT_LEN, Content};
 
-/// Super-packets or packets read in one round.
-const READS_MAX: usize = 32;
+/// Packets read in one round: as many as one send can carry.
+const READS_MAX: usize = TRAIN_SEGMENTS_MAX;
+/// Bytes read in one round: what comes from the link must not wait long.
+const READ_BYTES_MAX: usize = 4 * MAX_PACKET;
 /// Room that one read may take: the largest packet, the rest of its last slice, and what stands between the slices.
 const READ_ROOM: usize = MAX_PACKET + PLAIN_SLICE + SLICES * MAX_GAP;
 const BUFFER_BYTES: usize = 2 * READ_ROOM;
@@ -230,8 +232,9 @@ impl Outbound {
         exit: &mut Exit<'_, L>,
     ) -> bool {
         let mut more = true;
+        let mut bytes = 0;
         for _ in 0..READS_MAX {
-            if exit.egress.pushes_back() {
+            if exit.egress.pushes_back() || bytes >= READ_BYTES_MAX {
                 break;
             }
             self.make_room(cx, exit);
@@ -240,6 +243,7 @@ impl Outbound {
                 more = false;
                 break;
             };
+            bytes += len;
             self.accept(cx, &vnet, len, exit);
         }
         self.flush(cx, exit);
