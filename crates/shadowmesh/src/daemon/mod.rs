@@ -31,7 +31,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use handshake::Protocol;
-use log::{debug, info, warn};
+use log::{debug, error, info, warn};
 use node::PeerId;
 use os::poll::{Events, Interest, Poller, Waker};
 use os::signal::{Signal, Signals};
@@ -81,7 +81,10 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
     let _ = os::files::sd_notify("STOPPING=1");
     drop(bound);
     running.stop();
-    outcome.map_err(Failure::Runtime)
+    outcome.map_err(|reason| {
+        error!("{reason}");
+        Failure::Silent
+    })
 }
 
 /// Why the main thread is woken.
@@ -194,17 +197,20 @@ impl Running {
         let notes = config.peers.iter().map(notes).collect();
         let (node, workers) = open::create_node(config, &device, worker_count, mtu, epoch, unix_time, now)?;
 
-        let mut running =
-            Self { handle, inputs: inputs.clone(), stop: Arc::clone(&stop), wakers, threads: Vec::new() };
-        let parts = workers.into_iter().zip(queues).zip(links).zip(counters);
-        for (index, (((worker, queue), link), counters)) in parts.enumerate() {
-            let tun = WatchedTun::new(queue);
-            let waker = Arc::clone(&running.wakers[index]);
-            let (inputs, stop) = (inputs.clone(), Arc::clone(&stop));
-            let thread = WorkerThread { worker, tun, link, waker, inputs, stop, counters };
-            running.spawn(&format!("sm-worker-{index}"), ended, move || thread.run())?;
-        }
-        let thread = NodeThread {
+        let mut running = Self { handle, inputs, stop, wakers, threads: Vec::new() };
+        let parts = workers.into_iter().zip(queues).zip(links).zip(counters).zip(&running.wakers);
+        let workers: Vec<_> = parts
+            .map(|((((worker, queue), link), counters), waker)| WorkerThread {
+                worker,
+                tun: WatchedTun::new(queue),
+                link,
+                waker: Arc::clone(waker),
+                inputs: running.inputs.clone(),
+                stop: Arc::clone(&running.stop),
+                counters,
+            })
+            .collect();
+        let node = NodeThread {
             node,
             inputs: node_inputs,
             link: node_link,
@@ -215,8 +221,27 @@ impl Running {
             pings: HashMap::new(),
             unreachable: HashSet::new(),
         };
-        running.spawn("sm-node", ended, move || thread.run())?;
-        Ok(running)
+        match running.spawn_all(workers, node, ended) {
+            Ok(()) => Ok(running),
+            Err(failure) => {
+                running.stop();
+                Err(failure)
+            }
+        }
+    }
+
+    fn spawn_all(
+        &mut self,
+        workers: Vec<WorkerThread>,
+        node: NodeThread,
+        ended: &mpsc::UnboundedSender<Wake>,
+    ) -> Result<(), Failure> {
+        // The node first: it empties the channel, without which nothing can be told to stop.
+        self.spawn("sm-node", ended, move || node.run())?;
+        for (index, worker) in workers.into_iter().enumerate() {
+            self.spawn(&format!("sm-worker-{index}"), ended, move || worker.run())?;
+        }
+        Ok(())
     }
 
     /// Starts a thread whose end, in whatever way, reaches the main thread.
