@@ -38,7 +38,7 @@ enum Command {
     Status(status::Args),
     /// Measure the round-trip time to a peer with the tunnel's own probes
     Ping(ping::Args),
-    /// Show on this machine, in seconds and without configuration, that it works and how fast
+    /// Show on this machine that it works, and how fast; needs no configuration
     Demo(demo::Args),
     /// Print a new private key
     Genkey,
@@ -57,7 +57,7 @@ A first link, on two machines:
   umask 077; shadowmesh genkey > left.key; shadowmesh pubkey < left.key
   shadowmesh check -c left.toml          # every mistake with its line, and what to do
   sudo shadowmesh up -c left.toml
-  shadowmesh status; shadowmesh ping right
+  sudo shadowmesh status; sudo shadowmesh ping right
 
 left.toml, where right.toml is its mirror image (see shadowmesh.example.toml for every key):
   [node]

@@ -59,7 +59,10 @@ impl Target {
     }
 
     fn only_one(&self) -> Result<SocketName, Failure> {
-        let running = socket::running(&self.run_dir);
+        let running = socket::running(&self.run_dir).map_err(|error| {
+            let directory = self.run_dir.display();
+            Failure::Runtime(format!("cannot look for nodes in {directory}: {error}: run as root"))
+        })?;
         match running.as_slice() {
             [] => Err(Failure::NotRunning(format!(
                 "no node is running (no control socket answers in {}): start one with `shadowmesh up -c FILE`",

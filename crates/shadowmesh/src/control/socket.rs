@@ -150,16 +150,26 @@ impl Bound {
     }
 }
 
-/// The nodes whose daemons answer in a directory of control sockets, by name.
-pub(crate) fn running(run_dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(run_dir) else { return Vec::new() };
+/// The nodes whose daemons listen in a directory of control sockets, by name: also those that would not let us in.
+///
+/// # Errors
+/// When the directory is there but cannot be read.
+pub(crate) fn running(run_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(run_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let listens = |name: &String| match SocketName::of_node(run_dir, name).connect() {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    };
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)
         .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".sock")?.to_owned()))
-        .filter(|name| SocketName::of_node(run_dir, name).connect().is_ok())
+        .filter(listens)
         .collect();
     names.sort();
-    names
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -178,14 +188,14 @@ mod tests {
         let name = SocketName::of_node(&directory, "left");
         let first = Bound::bind(&name).unwrap();
         assert!(matches!(Bound::bind(&name), Err(BindError::AlreadyRunning)));
-        assert_eq!(running(&directory), ["left"]);
+        assert_eq!(running(&directory).unwrap(), ["left"]);
 
         // What `kill -9` leaves: the file, and nobody who listens.
         let Bound { listener, _file: file } = first;
         std::mem::forget(file);
         drop(listener);
         assert!(directory.join("left.sock").exists());
-        assert!(running(&directory).is_empty());
+        assert!(running(&directory).unwrap().is_empty());
         let second = Bound::bind(&name).unwrap();
         let mode = fs::metadata(directory.join("left.sock")).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
