@@ -11,8 +11,9 @@ use super::progress::Stage;
 
 /// Starts a thread that ends the process when a signal asks for it.
 ///
-/// That is all the tidying there is to do: the daemons die with the process that started them, their TUN devices with
-/// them, and the namespaces with the last descriptor. The signals stay blocked in all threads started later.
+/// That is all the tidying there is to do: the daemons die with the process that started them, their TUN
+/// devices with them, and the namespaces with the last descriptor. The signals stay blocked in all threads
+/// started later.
 pub(super) fn watch(stage: Stage) -> io::Result<()> {
     let signals = Signals::block()?;
     let poller = Poller::new()?;

@@ -1,9 +1,9 @@
 //! `shadowmesh demo`: two real nodes on one machine, and proof that the link between them works and how fast.
 //!
-//! It needs no configuration, installs nothing, writes no file and touches no interface of the machine. [`story`] tells
-//! what happens in order; [`world`] builds the machines it happens on; [`tcp`], [`probes`] and [`ping`] make traffic
-//! and check each byte of it; [`report`] says what came out, [`progress`] what goes on; [`requirements`] what a machine
-//! must allow.
+//! It needs no configuration, installs nothing, writes no file and touches no interface of the machine.
+//! [`story`] tells what happens in order; [`world`] builds the machines it happens on; [`tcp`], [`probes`]
+//! and [`ping`] make traffic and check each byte of it; [`report`] says what came out, [`progress`] what goes
+//! on; [`requirements`] what a machine must allow.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -42,10 +42,10 @@ pub(crate) struct Args {
 
 /// Paragraphs are wrapped to the terminal; the lines of the list fit on 80 columns.
 const MORE_HELP: &str = "\
-For exit code 0 all of this has to hold: the handshake is post-quantum; no ping is lost; every TCP byte arrives as it was \
-sent; when a node changes its address, the link is silent for 500 ms at most; while keys change no packet is lost; none \
-ever arrives damaged or twice; forwarding allocates no heap memory (0.00 times a packet); both nodes stop within a second \
-and leave nothing behind.
+For exit code 0 all of this has to hold: the handshake is post-quantum; no ping is lost; every TCP byte \
+arrives as it was sent; when a node changes its address, the link is silent for 500 ms at most; while keys \
+change no packet is lost; none ever arrives damaged or twice; forwarding allocates no heap memory (0.00 times a \
+packet); both nodes stop within a second and leave nothing behind.
 
 The JSON object; a part that was not reached is null:
   version          1
@@ -67,7 +67,8 @@ The JSON object; a part that was not reached is null:
                    packets of both nodes; socket_overruns: trains that the
                    kernel dropped because a node's socket was full";
 
-/// Runs the demo. Exit code 0 means that every step held, 1 that one did not or that the machine cannot run it.
+/// Runs the demo. Exit code 0 means that every step held, 1 that one did not or that the machine cannot run
+/// it.
 ///
 /// Call it while the process has one thread: without root it moves the process into a user namespace.
 pub(crate) fn run(args: &Args) -> ExitCode {

@@ -1,7 +1,7 @@
 //! A byte stream that costs nothing to make and nearly nothing to check.
 //!
-//! The stream is a sequence of chunks. Each is a window into one block of pseudo-random bytes, and where the window
-//! starts depends on the flow and on the number of the chunk:
+//! The stream is a sequence of chunks. Each is a window into one block of pseudo-random bytes, and where the
+//! window starts depends on the flow and on the number of the chunk:
 //!
 //! ```text
 //! block    ├──────────────────────────────────────────────┤   CHUNK + SHIFTS bytes
@@ -10,9 +10,10 @@
 //! chunk 2     ├─────────── CHUNK ──────────┤
 //! ```
 //!
-//! So a sender hands slices of the block to the kernel without touching a byte, and a receiver compares slices, which
-//! is a `memcmp`. A byte that is missing, doubled, damaged, out of order or of another flow makes the comparison fail:
-//! the block does not repeat, and a flow starts two chunks at the same place only after `SHIFTS` of them (16 GiB).
+//! So a sender hands slices of the block to the kernel without touching a byte, and a receiver compares
+//! slices, which is a `memcmp`. A byte that is missing, doubled, damaged, out of order or of another flow
+//! makes the comparison fail: the block does not repeat, and a flow starts two chunks at the same place only
+//! after `SHIFTS` of them (16 GiB).
 
 use std::ops::Range;
 

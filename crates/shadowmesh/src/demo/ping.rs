@@ -51,8 +51,8 @@ impl Echoes {
     }
 }
 
-/// Pings `target` from a namespace `count` times, one after the other and `interval` apart. `tick` hears how many are
-/// done.
+/// Pings `target` from a namespace `count` times, one after the other and `interval` apart. `tick` hears how
+/// many are done.
 pub(super) fn ping(
     from: &Netns,
     target: Ipv4Addr,

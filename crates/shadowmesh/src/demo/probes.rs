@@ -13,8 +13,8 @@ use super::pattern::Pattern;
 
 /// How long the receiver waits for packets under way once the last was sent.
 const LINGER: Duration = Duration::from_millis(500);
-/// Room for half a second of packets while the receiving thread is not scheduled: the demo measures the tunnel, not
-/// its own socket. The kernel may give less.
+/// Room for half a second of packets while the receiving thread is not scheduled: the demo measures the
+/// tunnel, not its own socket. The kernel may give less.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// How densely probes follow each other.

@@ -1,7 +1,7 @@
 //! What a person sees on standard error while the demo runs.
 //!
-//! On a terminal each step has a line that lives while it runs and is then replaced by its result; elsewhere only the
-//! results are written, one plain line each.
+//! On a terminal each step has a line that lives while it runs and is then replaced by its result; elsewhere
+//! only the results are written, one plain line each.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -28,7 +28,8 @@ impl Style {
     #[cfg(test)]
     pub(super) const PLAIN: Self = Self { colour: false };
 
-    /// The style of a stream: coloured on a terminal that can, unless `NO_COLOR` is set (<https://no-color.org>).
+    /// The style of a stream: coloured on a terminal that can, unless `NO_COLOR` is set
+    /// (<https://no-color.org>).
     pub(super) fn of(stream: &impl IsTerminal) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { colour: stream.is_terminal() && !unwanted && !terminal_is_dumb() }

@@ -284,7 +284,8 @@ impl Finding for Drops {
 }
 
 impl Drops {
-    /// What was lost between the nodes: at a socket that was full, or on the way to the old address of one that moved.
+    /// What was lost between the nodes: at a socket that was full, or on the way to the old address of one
+    /// that moved.
     fn lost_between(&self) -> String {
         let lost = self.sent.saturating_sub(self.received);
         let overruns = match self.socket_overruns {

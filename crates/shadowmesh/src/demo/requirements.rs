@@ -38,7 +38,8 @@ impl Missing {
     }
 }
 
-/// Makes an ordinary user root of a user namespace, so that network namespaces and TUN devices can be made in it.
+/// Makes an ordinary user root of a user namespace, so that network namespaces and TUN devices can be made in
+/// it.
 ///
 /// Call it while the process has one thread.
 pub(super) fn gain() -> Result<(), Missing> {

@@ -172,7 +172,8 @@ fn describe(status: &Status) -> String {
 }
 
 fn handshake(world: &World) -> Outcome<Handshake> {
-    // Traffic is what makes a node shake hands; nobody listens on the discard port (RFC 863), and nobody has to.
+    // Traffic is what makes a node shake hands; nobody listens on the discard port (RFC 863), and nobody has
+    // to.
     let target = (world.right.overlay, 9);
     let sent = world
         .left

@@ -20,8 +20,8 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    /// The table, each line ended; `None` without rows. Columns without a heading have no rule under it; marks are
-    /// coloured.
+    /// The table, each line ended; `None` without rows. Columns without a heading have no rule under it;
+    /// marks are coloured.
     pub(super) fn render(&self, style: Style) -> Option<String> {
         if self.rows.is_empty() {
             return None;

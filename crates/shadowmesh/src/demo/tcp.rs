@@ -52,8 +52,8 @@ impl Flows {
         Ok(Self { ends: ends.context(format_args!("cannot connect to {target}"))? })
     }
 
-    /// Sends on all flows for `duration` and checks what arrives. Meanwhile `tick` hears the time passed and the bytes
-    /// received so far.
+    /// Sends on all flows for `duration` and checks what arrives. Meanwhile `tick` hears the time passed and
+    /// the bytes received so far.
     pub(super) fn run(
         self,
         pattern: &Pattern,
@@ -79,7 +79,8 @@ impl Flows {
 
             let mut gap = Duration::ZERO;
             for (flow, (sender, receiver)) in flows.into_iter().enumerate() {
-                // The receiver's account comes first: when it gives up, the sender only sees a closed connection.
+                // The receiver's account comes first: when it gives up, the sender only sees a closed
+                // connection.
                 let received = receiver.join().map_err(|_| Failure::new("the receiver panicked"))??;
                 let sent = sender
                     .join()
@@ -131,7 +132,8 @@ struct Received {
 fn receive(socket: &TcpStream, pattern: &Pattern, flow: u64, verified: &AtomicU64) -> Outcome<Received> {
     let result = receive_all(socket, pattern, flow, verified);
     if result.is_err() {
-        // So that the sender does not wait for a reader that is gone. That it is closed already does not matter.
+        // So that the sender does not wait for a reader that is gone. That it is closed already does not
+        // matter.
         let _ = socket.shutdown(Shutdown::Both);
     }
     result

@@ -6,8 +6,8 @@
 //!                           192.0.2.1 on wire0 ═══ 192.0.2.2 on wire0
 //! ```
 //!
-//! Nothing has a name outside this process or touches a file: the namespaces are held by descriptors, the daemons read
-//! their configuration from a pipe, listen for control on abstract sockets and die with us.
+//! Nothing has a name outside this process or touches a file: the namespaces are held by descriptors, the
+//! daemons read their configuration from a pipe, listen for control on abstract sockets and die with us.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -84,8 +84,8 @@ impl World {
         Ok(Self { left, right })
     }
 
-    /// Starts both daemons and returns once they answer. Only the left one is told where the other is; it knocks as
-    /// soon as it runs, so the right one has to be there first.
+    /// Starts both daemons and returns once they answer. Only the left one is told where the other is; it
+    /// knocks as soon as it runs, so the right one has to be there first.
     ///
     /// Call it on a thread that lasts as long as they should: they die with it.
     pub(super) fn start_daemons(&mut self, workers: usize) -> Outcome<()> {
@@ -147,8 +147,8 @@ impl World {
         Ok(())
     }
 
-    /// Ends the daemons, if they still run, and returns the last lines that they logged, each after the name of its
-    /// node.
+    /// Ends the daemons, if they still run, and returns the last lines that they logged, each after the name
+    /// of its node.
     pub(super) fn into_logs(mut self) -> Vec<String> {
         (self.left.daemon, self.right.daemon) = (None, None);
         let lines = |host: &Host| {
@@ -169,7 +169,8 @@ impl Host {
         self.ask(|client| client.rekey(self.peer_name()))
     }
 
-    /// How often the kernel found the daemon's socket full and threw a received train away. Nobody else counts those.
+    /// How often the kernel found the daemon's socket full and threw a received train away. Nobody else
+    /// counts those.
     pub(super) fn socket_overruns(&self) -> Outcome<u64> {
         let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
         let tables =
@@ -246,11 +247,23 @@ impl Host {
         endpoint: Option<Ipv4Addr>,
         workers: usize,
     ) -> String {
-        let endpoint = endpoint.map_or(String::new(), |address| format!("endpoint = \"{address}:{PORT}\"\n"));
+        let endpoint = endpoint.map_or(String::new(), |address| format!("endpoint = \"{address}:{PORT}\""));
         format!(
-            "[node]\nname = \"{name}\"\nprivate_key = \"{key}\"\nlisten = \"0.0.0.0:{PORT}\"\nworkers = {workers}\n\
-             [tun]\nname = \"{TUN}\"\naddress = [\"{overlay}/24\"]\n\
-             [[peer]]\nname = \"{peer_name}\"\npublic_key = \"{peer}\"\nallowed_ips = [\"{peer_overlay}/32\"]\n{endpoint}",
+            r#"
+            [node]
+            name = "{name}"
+            private_key = "{key}"
+            listen = "0.0.0.0:{PORT}"
+            workers = {workers}
+            [tun]
+            name = "{TUN}"
+            address = ["{overlay}/24"]
+            [[peer]]
+            name = "{peer_name}"
+            public_key = "{peer}"
+            allowed_ips = ["{peer_overlay}/32"]
+            {endpoint}
+            "#,
             name = self.name,
             key = self.secret.to_base64().as_str(),
             overlay = self.overlay,
