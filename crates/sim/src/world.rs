@@ -141,12 +141,15 @@ impl fmt::Debug for World {
 
 impl World {
     /// An empty world. All chance in it comes from `seed`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an `Instant` cannot be made from nothing; only differences matter"
+    )]
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let marker = dice.bytes();
         Self {
             seed,
-            // The one clock reading of all the simulator: an `Instant` cannot be made from nothing.
             epoch: Instant::now(),
             now: Duration::ZERO,
             sequence: 0,
@@ -410,6 +413,11 @@ impl World {
         let Some(id) = self.owner(to).filter(|id| self.machines[id.0].is_running()) else {
             self.trace.push(self.now, &from_name, &to.to_string(), bytes.len(), "lost: nobody there");
             self.counts.lost += 1;
+            // A duplicate of it may still come, later than what was sent after it.
+            let sender = self.owner(from);
+            for (_, (_, reordered)) in self.order.iter_mut().filter(|((from, _), _)| Some(*from) == sender) {
+                *reordered = true;
+            }
             return None;
         };
         self.counts.delivered += 1;

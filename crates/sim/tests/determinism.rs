@@ -39,6 +39,29 @@ fn the_same_seed_twice_is_the_same_history() {
 }
 
 #[test]
+#[should_panic(expected = "seed=77 at 3.000000s")]
+fn a_failure_names_the_seed_that_repeats_it() {
+    let (mut world, left, _) = World::pair(77);
+    world.run_for(Duration::from_secs(3));
+    world.kill(left);
+    world.status(left);
+}
+
+#[test]
+#[should_panic(expected = "not at rest: left: TUN queue 0 still holds")]
+fn packets_left_behind_are_noticed() {
+    let (mut world, left, right) = World::pair(78);
+    world.run_for(Duration::from_secs(1));
+    let flow = world.udp(left, right);
+    // The device goes down before the worker has read what waits there.
+    world.pause(left);
+    world.send(flow, 100, None);
+    world.set_tun_up(left, false);
+    world.resume(left);
+    world.check_at_rest();
+}
+
+#[test]
 fn different_seeds_are_different_histories() {
     assert_ne!(history(1).0, history(2).0);
 }

@@ -8,7 +8,7 @@ use sim::{Load, NodeId, NodeSpec, PeerOptions, World};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 fn steady(world: &mut World, from: NodeId, to: NodeId, seconds: u64) -> sim::FlowId {
