@@ -1,66 +1,77 @@
-//! Packetization-layer path MTU discovery (RFC 8899, much simplified): padded probes down a ladder of sizes.
+//! Packetization-layer path MTU discovery (RFC 8899, much simplified): padded probes of the sizes that paths really have.
 
 use std::time::{Duration, Instant};
 
-/// Outer packet sizes that paths really have: Ethernet, PPPoE, tunnels in tunnels, the IPv6 minimum.
-const LADDER: [u16; 11] = [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, 1280];
-/// A size is given up after this many probes without an answer.
-const TRIES: u32 = 3;
-/// Between two probes of one size.
+/// Outer packet sizes to try when the wanted one does not pass: Ethernet, PPPoE, tunnels in tunnels, the IPv6 minimum.
+const SIZES: [u16; 11] = [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, 1280];
+/// Between two rounds of probes.
 const RETRY: Duration = Duration::from_millis(500);
+/// The wanted size is tried alone first; then, so many times, all sizes are tried at once.
+const ROUNDS: u32 = 3;
 /// A smaller size than wanted is put in question again after this time (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
 const RAISE: Duration = Duration::from_mins(10);
 
 /// The search for the largest packet that one path passes.
 ///
-/// Call [`poll`](Self::poll) now and then; probe with what it returns; tell of the answer with
-/// [`handle_answer`](Self::handle_answer). A size counts as lost only while the path is otherwise alive, which the
-/// caller knows: it polls only then.
+/// Call [`poll`](Self::poll) now and then, until it returns `None`; probe with what it returns; tell of answers with
+/// [`handle_answer`](Self::handle_answer). A healthy path costs one probe, a narrow one a dozen small bursts at most. A
+/// size counts as lost only while the path is otherwise alive, which the caller knows: it polls only then.
 #[derive(Debug)]
 pub struct PathMtu {
-    /// What the search begins with.
     wanted: u16,
     /// Known to pass.
     confirmed: Option<u16>,
-    /// On trial.
-    candidate: u16,
-    tries: u32,
-    next_at: Option<Instant>,
+    round: u32,
+    /// Sizes of this round that were handed out; the wanted one is the first.
+    sent: usize,
+    round_at: Option<Instant>,
 }
 
 impl PathMtu {
     /// A search downwards from outer packets of `wanted` bytes.
     pub fn new(wanted: u16, now: Instant) -> Self {
-        Self { wanted, confirmed: None, candidate: wanted, tries: 0, next_at: Some(now) }
+        Self { wanted, confirmed: None, round: 0, sent: 0, round_at: Some(now) }
     }
 
-    /// The size of the outer packet to probe with now, if it is time.
+    /// The size of the next outer packet to probe with now, if one is due.
     pub fn poll(&mut self, now: Instant) -> Option<u16> {
-        if self.next_at.is_none_or(|at| now < at) {
+        let round_at = self.round_at?;
+        if now < round_at {
             return None;
         }
-        if self.confirmed.is_some() {
-            // Time to look whether the path has grown.
-            *self = Self::new(self.wanted, now);
+        if self.round > ROUNDS {
+            // Time to look whether the path has grown. What it is known to pass stands until then.
+            *self = Self { confirmed: self.confirmed, ..Self::new(self.wanted, now) };
         }
-        if self.tries == TRIES {
-            let smaller = LADDER.into_iter().find(|&size| size < self.candidate);
-            self.candidate = smaller.unwrap_or(self.candidate);
-            self.tries = 0;
+        if let Some(size) = self.sizes().nth(self.sent) {
+            self.sent += 1;
+            return Some(size);
         }
-        self.tries += 1;
-        self.next_at = Some(now + RETRY);
-        Some(self.candidate)
+        self.sent = 0;
+        self.round += 1;
+        let pause = if self.round > ROUNDS { RAISE } else { RETRY };
+        self.round_at = Some(round_at.max(now) + pause);
+        None
     }
 
-    /// A probe of `size` arrived. Returns the path's MTU if that was news.
-    pub fn handle_answer(&mut self, now: Instant, size: u16) -> Option<u16> {
-        if self.confirmed.is_some_and(|confirmed| confirmed >= size) || size < self.candidate {
-            return None;
+    /// What this round probes with, largest first: nothing that would be no news.
+    fn sizes(&self) -> impl Iterator<Item = u16> + use<> {
+        let Self { wanted, confirmed, round, .. } = *self;
+        let others = if round == 0 { &[][..] } else { &SIZES[..] };
+        let smaller = others.iter().copied().filter(move |&size| size < wanted);
+        std::iter::once(wanted).chain(smaller).filter(move |&size| confirmed.is_none_or(|known| size > known))
+    }
+
+    /// A probe of `size` arrived. Returns whether that was news: the path passes more than was known.
+    pub fn handle_answer(&mut self, size: u16) -> bool {
+        if size > self.wanted || self.confirmed.is_some_and(|known| known >= size) {
+            return false;
         }
         self.confirmed = Some(size);
-        self.next_at = (size < self.wanted).then(|| now + RAISE);
-        Some(size)
+        if size == self.wanted {
+            self.round_at = None;
+        }
+        true
     }
 
     /// The path has changed, or refused a packet: search again.
@@ -79,54 +90,63 @@ impl PathMtu {
 mod tests {
     use super::*;
 
-    /// What the search finds on a path of `mtu` bytes, and the probes it took.
-    fn search(path: &mut PathMtu, mtu: u16, now: &mut Instant) -> (Option<u16>, u32) {
+    /// Polls for `time` on a path of `mtu` bytes; returns the probes it took.
+    fn search(path: &mut PathMtu, mtu: u16, now: &mut Instant, time: Duration) -> u32 {
         let mut probes = 0;
-        for _ in 0..200 {
-            if let Some(size) = path.poll(*now) {
-                probes += 1;
-                if size <= mtu {
-                    return (path.handle_answer(*now, size), probes);
-                }
+        let end = *now + time;
+        while *now < end {
+            let sizes: Vec<u16> = std::iter::from_fn(|| path.poll(*now)).collect();
+            probes += sizes.len() as u32;
+            for size in sizes.into_iter().filter(|&size| size <= mtu) {
+                path.handle_answer(size);
             }
-            *now += RETRY;
+            *now += Duration::from_millis(100);
         }
-        (None, probes)
+        probes
     }
 
     #[test]
     fn a_path_that_passes_everything_takes_one_probe() {
         let mut now = Instant::now();
         let mut path = PathMtu::new(1500, now);
-        assert_eq!(search(&mut path, 1500, &mut now), (Some(1500), 1));
-        assert_eq!(path.poll(now + RAISE), None, "nothing more to find");
+        assert_eq!(search(&mut path, 1500, &mut now, RAISE * 2), 1);
+        assert_eq!(path.confirmed(), Some(1500));
     }
 
     #[test]
-    fn the_search_ends_at_the_largest_size_that_passes() {
+    fn a_narrow_path_is_measured_within_a_second() {
         for (mtu, expected) in [(1499, 1492), (1420, 1420), (1281, 1280)] {
             let mut now = Instant::now();
             let mut path = PathMtu::new(1500, now);
-            assert_eq!(search(&mut path, mtu, &mut now).0, Some(expected));
+            search(&mut path, mtu, &mut now, Duration::from_secs(1));
+            assert_eq!(path.confirmed(), Some(expected));
         }
     }
 
     #[test]
-    fn a_small_path_is_tried_again_later() {
+    fn a_dead_path_costs_a_bounded_number_of_probes() {
         let mut now = Instant::now();
         let mut path = PathMtu::new(1500, now);
-        assert_eq!(search(&mut path, 1400, &mut now).0, Some(1400));
-        assert_eq!(path.poll(now + RETRY), None);
-        now += RAISE;
-        assert_eq!(search(&mut path, 1500, &mut now).0, Some(1500));
+        let probes = search(&mut path, 0, &mut now, RAISE);
+        assert_eq!(probes, 1 + ROUNDS * SIZES.len() as u32);
     }
 
     #[test]
-    fn an_answer_to_a_given_up_size_changes_nothing() {
-        let now = Instant::now();
+    fn a_narrow_path_is_tried_again_later_and_keeps_what_it_has_until_then() {
+        let mut now = Instant::now();
         let mut path = PathMtu::new(1500, now);
-        assert_eq!(path.poll(now), Some(1500));
-        assert_eq!(path.handle_answer(now, 1400), None);
-        assert_eq!(path.confirmed(), None);
+        search(&mut path, 1400, &mut now, RAISE);
+        assert_eq!(path.confirmed(), Some(1400));
+        search(&mut path, 1500, &mut now, RETRY * 10);
+        assert_eq!(path.confirmed(), Some(1500));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_news_changes_nothing() {
+        let mut path = PathMtu::new(1500, Instant::now());
+        assert!(path.handle_answer(1400));
+        assert!(!path.handle_answer(1300), "known");
+        assert!(!path.handle_answer(1501), "of an earlier search, with other wishes");
+        assert_eq!(path.confirmed(), Some(1400));
     }
 }

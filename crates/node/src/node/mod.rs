@@ -168,7 +168,7 @@ impl Node {
             }
             Event::SessionConfirmed { peer, local_index } => self.confirm(now, peer, local_index),
             Event::Roamed { peer, endpoint } => self.roam(now, peer, endpoint),
-            Event::ProbeReply { peer, at, reply } => self.handle_reply(now, peer, at, &reply),
+            Event::ProbeReply { peer, at, reply } => self.handle_reply(peer, at, &reply),
             Event::PathTooSmall { peer } => {
                 self.search_path_mtu(now, peer);
             }
@@ -382,7 +382,7 @@ impl Node {
         }
     }
 
-    fn handle_reply(&mut self, now: Instant, peer: PeerId, at: Instant, reply: &ProbeReply) {
+    fn handle_reply(&mut self, peer: PeerId, at: Instant, reply: &ProbeReply) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         let Some(place) = p.path.outstanding.iter().position(|probe| probe.id == reply.id) else { return };
         let Some(probe) = p.path.outstanding.remove(place) else { return };
@@ -394,7 +394,7 @@ impl Node {
             self.actions.push_back(Action::Pong(Pong { id, peer, rtt }));
         }
         if let Some(mtu) = probe.mtu
-            && p.path_mtu.handle_answer(now, mtu).is_some()
+            && p.path_mtu.handle_answer(mtu)
         {
             self.fit_mtu(peer);
         }

@@ -128,9 +128,10 @@ impl Node {
         }
         let p = &mut self.peers[peer.0 as usize];
         // The search for the path's MTU rests while the peer is silent: then every size would seem too large.
-        let alive = p.unanswered_since.is_none() && p.path.rtt.is_some();
-        if alive && let Some(mtu) = p.path_mtu.poll(now) {
-            self.probe(now, peer, None, Some(mtu));
+        if p.unanswered_since.is_none() && p.path.rtt.is_some() {
+            while let Some(mtu) = self.peers[peer.0 as usize].path_mtu.poll(now) {
+                self.probe(now, peer, None, Some(mtu));
+            }
         }
     }
 }
