@@ -40,7 +40,8 @@ pub(crate) struct Peer {
     pub(crate) part1: Option<(IncomingPart1, Instant)>,
     /// The timestamp of the newest initiation accepted: older ones are replays.
     pub(crate) greatest_timestamp: Timestamp,
-    pub(crate) last_initiation: Option<Instant>,
+    /// Each initiation answered pays for a little time; who is too far ahead has to wait (GCRA).
+    pub(crate) initiations_paid_until: Option<Instant>,
     pub(crate) cookies: CookieJar,
     /// The path is known, or suspected, not to pass a whole initiation.
     pub(crate) split: bool,

@@ -16,8 +16,11 @@ use crate::drops::DropReason;
 use crate::event::{Action, Datagram, Notice};
 use crate::peer::Attempt;
 
-/// The least time between two initiations that one peer may have answered (WireGuard uses the same).
+/// The least time between two initiations that one peer may have answered, in the long run (WireGuard uses the same).
 const INITIATION_SPACING: Duration = Duration::from_millis(20);
+/// So many may come at once: a node that has just started finds all that its peer has tried meanwhile in its socket, and
+/// only the last one counts.
+const INITIATION_BURST: u32 = 5;
 /// The first half of an initiation waits this long for the second.
 const PART1_LIFE: Duration = Duration::from_secs(5);
 /// How long a native peer has to answer, by the number of tries. WireGuard's 5 s stay as they are in its protocol.
@@ -149,7 +152,9 @@ impl Node {
         if timestamp <= p.greatest_timestamp {
             return Err(DropReason::HandshakeReplayed);
         }
-        if p.last_initiation.is_some_and(|last| now < last + INITIATION_SPACING) {
+        if p.initiations_paid_until
+            .is_some_and(|until| until > now + INITIATION_SPACING * (INITIATION_BURST - 1))
+        {
             return Err(DropReason::HandshakeRate);
         }
         Ok(peer)
@@ -175,7 +180,8 @@ impl Node {
             }
         };
         p.greatest_timestamp = timestamp;
-        p.last_initiation = Some(now);
+        p.initiations_paid_until =
+            p.initiations_paid_until.max(Some(now)).map(|until| until + INITIATION_SPACING);
         p.part1 = None;
         let replaced = p.next.replace(Arc::new(session));
         // Where a session stands, only what the session authenticates moves the path: an initiation can be captured and
@@ -265,6 +271,8 @@ impl Node {
         let endpoint = p.endpoint;
         let done = p.switch_to(session);
         self.retire(&done);
+        // What we were about to ask for is there.
+        self.abandon_attempt(peer);
         self.abandon_attempt(peer); // the peer's handshake has done what ours was for
         if let Some(endpoint) = endpoint {
             self.established(now, peer, endpoint, None);

@@ -486,7 +486,7 @@ fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Re
         attempt: None,
         part1: None,
         greatest_timestamp: Timestamp::default(),
-        last_initiation: None,
+        initiations_paid_until: None,
         cookies: CookieJar::new(&peer.public_key),
         split: false,
         unanswered_since: None,

@@ -24,7 +24,7 @@ const SLOTS_MIN: usize = 4;
 /// cache sets.
 const SLOT_BYTES: usize = MAX_PACKET + 1 + 192;
 /// Bytes received in one round, or a little more: what comes from the TUN must not wait long.
-const RECEIVE_BYTES_MAX: usize = 4 * MAX_PACKET;
+pub(super) const RECEIVE_BYTES_MAX: usize = 4 * MAX_PACKET;
 /// Bytes of a probe on the wire.
 const PROBE_BYTES: usize = HEADER_LEN + Control::LEN + TAG_LEN;
 
@@ -157,27 +157,24 @@ impl Inbound {
         }
     }
 
-    /// Receives and delivers until the link is empty or it is others' turn. Returns whether it may have more.
-    pub(super) fn receive<T: Tun, L: Link>(
+    /// Receives what one call brings: the slots filled and the bytes in them. `None` when there is nothing.
+    pub(super) fn receive<L: Link>(&mut self, link: &mut L) -> Option<(usize, usize)> {
+        let filled = link.recv(&mut self.slots[..self.offer]).ok().filter(|&filled| filled > 0)?;
+        let bytes = self.slots[..filled].iter().map(|slot| slot.len).sum();
+        self.offer = next_offer(self.offer, filled, bytes);
+        Some((filled, bytes))
+    }
+
+    /// Opens and delivers what was received.
+    pub(super) fn forward<T: Tun, L: Link>(
         &mut self,
         cx: &mut Context<'_>,
         tun: &mut T,
         link: &mut L,
-    ) -> bool {
-        let mut bytes: usize = 0;
-        while bytes < RECEIVE_BYTES_MAX {
-            let Ok(filled) = link.recv(&mut self.slots[..self.offer]) else { return false };
-            let received: usize = self.slots[..filled].iter().map(|slot| slot.len).sum();
-            self.offer = next_offer(self.offer, filled, received);
-            self.open(cx, link, filled);
-            self.deliver(cx, tun);
-            if filled == 0 {
-                return false;
-            }
-            // Empty datagrams count too, or a flood of them would hold us here.
-            bytes += received + filled;
-        }
-        true
+        filled: usize,
+    ) {
+        self.open(cx, link, filled);
+        self.deliver(cx, tun);
     }
 
     /// Opens every datagram in the first `filled` slots.
@@ -190,6 +187,9 @@ impl Inbound {
             let (from, ecn) = (slot.from, slot.ecn);
             let segment_size = slot.segment_size.max(1);
             let received = slot.len.min(slot.buf.len());
+            if received == 0 {
+                cx.drops.add(DropReason::UnknownMessage, 1);
+            }
             let mut at = 0;
             for datagram in slot.buf[..received].chunks_mut(segment_size) {
                 let start = at;

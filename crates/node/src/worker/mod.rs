@@ -146,24 +146,21 @@ impl Worker {
         link: &mut L,
         ready: &mut Ready,
     ) -> bool {
-        if let Some(table) = self.published.newer(&mut self.seen_generation) {
-            self.table = table;
+        if ready.link {
+            ready.link = self.receive(now, tun, link);
         }
-        let table = Arc::clone(&self.table);
+        self.refresh();
         let mut cx = Context {
             now,
             start: self.start,
             lane: self.lane,
-            table: &table,
+            table: &self.table,
             pool: &self.pool,
             drops: &self.drops,
             events: &mut self.events,
         };
         if !self.egress.is_empty() {
             self.egress.drain(&mut cx, link, &mut ready.writable);
-        }
-        if ready.link {
-            ready.link = self.inbound.receive(&mut cx, tun, link);
         }
         let exit = &mut Exit { link, egress: &mut self.egress, writable: &mut ready.writable };
         if self.outbound.has_waiting() {
@@ -173,6 +170,36 @@ impl Worker {
             ready.tun = self.outbound.forward(&mut cx, tun, exit);
         }
         ready.link || (ready.tun && !self.egress.pushes_back())
+    }
+
+    /// Receives and delivers until the link is empty or it is others' turn. Returns whether it may have more.
+    fn receive<T: Tun, L: Link>(&mut self, now: Instant, tun: &mut T, link: &mut L) -> bool {
+        let mut bytes = 0;
+        while bytes < inbound::RECEIVE_BYTES_MAX {
+            let Some((filled, received)) = self.inbound.receive(link) else { return false };
+            // Only now: a session is published before the peer can know of it, so whatever has arrived by now has its
+            // session in the table of now.
+            self.refresh();
+            let mut cx = Context {
+                now,
+                start: self.start,
+                lane: self.lane,
+                table: &self.table,
+                pool: &self.pool,
+                drops: &self.drops,
+                events: &mut self.events,
+            };
+            self.inbound.forward(&mut cx, tun, link, filled);
+            // Empty datagrams count too, or a flood of them would hold us here.
+            bytes += received + filled;
+        }
+        true
+    }
+
+    fn refresh(&mut self) {
+        if let Some(table) = self.published.newer(&mut self.seen_generation) {
+            self.table = table;
+        }
     }
 
     /// The next thing the node must know.
