@@ -35,6 +35,7 @@ use log::{debug, error, info, warn};
 use node::PeerId;
 use os::poll::{Events, Interest, Poller, Waker};
 use os::signal::{Signal, Signals};
+use os::udp::UdpLink;
 use tokio::sync::mpsc;
 
 pub(crate) use epoch::STATE_DIR;
@@ -175,8 +176,8 @@ impl Running {
         let runtime_error = |what: &str, error: io::Error| Failure::Runtime(format!("{what}: {error}"));
         let listen =
             links[0].local_addr().map_err(|error| runtime_error("cannot read the local address", error))?;
-        let node_link =
-            links[0].try_clone().map_err(|error| runtime_error("cannot share the socket", error))?;
+        let node_links = links.iter().map(UdpLink::try_clone).collect::<Result<Vec<_>, _>>();
+        let node_links = node_links.map_err(|error| runtime_error("cannot share the sockets", error))?;
         let (inputs, node_inputs) = sync_channel(INPUTS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let counters: Vec<_> = (0..worker_count).map(|_| Arc::new(Counters::default())).collect();
@@ -213,7 +214,7 @@ impl Running {
         let node = NodeThread {
             node,
             inputs: node_inputs,
-            link: node_link,
+            links: node_links,
             device,
             wakers: running.wakers.clone(),
             peers: notes,

@@ -37,8 +37,8 @@ pub(super) struct PeerNotes {
 pub(super) struct NodeThread {
     pub(super) node: Node,
     pub(super) inputs: Receiver<Input>,
-    /// Worker 0's socket: what the node sends itself leaves by it.
-    pub(super) link: UdpLink,
+    /// The workers' sockets, at least one. What the node sends itself leaves by the first.
+    pub(super) links: Vec<UdpLink>,
     pub(super) device: TunDevice,
     pub(super) wakers: Vec<Arc<Waker>>,
     pub(super) peers: Vec<PeerNotes>,
@@ -109,7 +109,7 @@ impl NodeThread {
     fn transmit(&mut self, datagram: &Datagram) {
         let Datagram { to, contents } = datagram;
         let transmit = Transmit { to: *to, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
-        if let Err(error) = self.link.send(&transmit) {
+        if let Err(error) = self.links[0].send(&transmit) {
             debug!("cannot send {} bytes to {to}: {error}", contents.len());
         }
     }
@@ -173,10 +173,18 @@ impl NodeThread {
         }
     }
 
-    fn snapshot(&self, now: Instant) -> Snapshot {
-        let node = self.node.status(now);
+    fn snapshot(&mut self, now: Instant) -> Snapshot {
+        let mut node = self.node.status(now);
+        // What the kernel had to drop before we saw it: counted too, beside what the node has dropped itself.
+        let at_sockets = self.links.iter().filter_map(|link| link.receive_drops().ok()).map(u64::from).sum();
+        let at_tun = self.device.kernel_drops().unwrap_or(0);
+        for (reason, count) in [("kernel_socket_full", at_sockets), ("kernel_tun_full", at_tun)] {
+            if count > 0 {
+                node.drops.insert(reason.into(), count);
+            }
+        }
         let tun = self.device.offloads();
-        let udp = self.link.offloads();
+        let udp = self.links[0].offloads();
         let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {
             let unreachable = self.unreachable.contains(&PeerId(*id as u32));
             !status.connected && (notes.expected || unreachable)

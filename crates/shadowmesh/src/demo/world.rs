@@ -169,15 +169,6 @@ impl Host {
         self.ask(|client| client.rekey(self.peer_name()))
     }
 
-    /// How often the kernel found the daemon's socket full and threw a received train away. Nobody else
-    /// counts those.
-    pub(super) fn socket_overruns(&self) -> Outcome<u64> {
-        let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
-        let tables =
-            self.netns.run(|| tables.map(|table| std::fs::read_to_string(table).unwrap_or_default()));
-        Ok(tables.context("cannot enter a namespace")?.iter().map(|table| overruns(table, PORT)).sum())
-    }
-
     /// Gives the machine another address in place of the one it has.
     pub(super) fn move_to(&self, address: Ipv4Addr) -> Outcome<()> {
         // Otherwise the kernel takes the new, secondary address away with the old one.
@@ -336,38 +327,4 @@ impl Log {
 
 fn network(address: Ipv4Addr) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(address, UNDERLAY_PREFIX))
-}
-
-/// Sums up what was dropped at sockets with a local port, from a table of `/proc/net/udp` (`proc_net(5)`).
-///
-/// ```text
-///   sl  local_address rem_address   st … ref pointer drops
-///  419: 00000000:24E3 00000000:0000 07 … 2   …       334
-/// ```
-fn overruns(table: &str, port: u16) -> u64 {
-    let port = format!(":{port:04X}");
-    table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields.get(1).is_some_and(|local| local.ends_with(&port)))
-        .filter_map(|fields| fields.last()?.parse::<u64>().ok())
-        .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn socket_overruns_are_those_of_the_daemons_port() {
-        let table = "\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-  419: 00000000:24E3 00000000:0000 07 00000000:00000F7B 00:00000000 00000000 0 0 257827 2 00000000d5e21494 334
-  420: 00000000:24E3 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 257828 2 00000000d5e21495 6
-  421: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 257829 2 00000000d5e21496 99
-";
-        assert_eq!(overruns(table, 9443), 340);
-        assert_eq!(overruns(table, 53), 99);
-        assert_eq!(overruns(table, 80), 0);
-    }
 }
