@@ -10,7 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use log::debug;
+use log::{Level, debug, log};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -53,9 +53,12 @@ pub(crate) async fn serve(listener: StdListener, node: Arc<NodeHandle>) -> io::R
     // Seen from the other end of a connection, we are who we are.
     let own_user = UnixStream::pair()?.0.peer_cred()?.uid();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut failing = false;
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        let was_failing = std::mem::replace(&mut failing, accepted.is_err());
+        match accepted {
             Ok((stream, _)) if may_connect(&stream, own_user) => {
                 let node = Arc::clone(&node);
                 tokio::spawn(async move {
@@ -65,8 +68,9 @@ pub(crate) async fn serve(listener: StdListener, node: Arc<NodeHandle>) -> io::R
             }
             Ok(_) => debug!("refused a control connection of another user"),
             Err(error) => {
-                // EMFILE and its kin pass; until then the connection waits in the kernel's queue.
-                debug!("control socket: {error}");
+                // EMFILE and its kin pass; until then the connection waits in the kernel's queue. Say it once.
+                let level = if was_failing { Level::Debug } else { Level::Warn };
+                log!(level, "control socket: cannot take connections for now: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
