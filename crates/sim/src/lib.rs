@@ -28,7 +28,7 @@
 //! | a packet comes out once, unchanged, where it was sent to, by a peer that owns its source address | TUN queues are empty |
 //! | a flow keeps its order, unless the network reordered or GRO mixed the lanes of several workers | |
 //! | all checksums, lengths and offload headers written to a TUN device are right | |
-//! | no reply to an unproven address is larger than what came from there (a peer whose initiation was genuine may be called back there) | |
+//! | no reply to an unproven address is larger than what came from there | |
 //! | no machine spins at one instant, sleeps on a full inbox, or leaves a deadline in the past | |
 //!
 //! A failure panics with the seed, and the last events of the world are printed, whatever it was that failed.

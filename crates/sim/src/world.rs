@@ -425,8 +425,6 @@ impl World {
         self.amplification.received(id.0 as u64, from, size);
         if genuine && kind == Kind::Data {
             self.trust(id, from);
-        } else if genuine && kind.is_handshake() {
-            self.amplification.introduce(id.0 as u64, from);
         }
         let to_name = &self.machines[id.0].spec.name;
         self.trace.push(
@@ -544,7 +542,7 @@ impl World {
             .plaintext
             .check(&bytes)
             .and_then(|()| self.nonces.check(sender, receiver, &bytes))
-            .and_then(|()| self.amplification.sent(id.0 as u64, to, &bytes));
+            .and_then(|()| self.amplification.sent(id.0 as u64, to, bytes.len()));
         if let Err(why) = checked {
             self.fail(&format!("{name}: {why}"));
         }

@@ -184,15 +184,9 @@ impl Node {
             p.initiations_paid_until.max(Some(now)).map(|until| until + INITIATION_SPACING);
         p.part1 = None;
         let replaced = p.next.replace(Arc::new(session));
-        // Where a session stands, only what the session authenticates moves the path: an initiation can be captured and
-        // sent on from elsewhere before the original arrives.
-        if p.endpoint.is_none() || p.current.is_none() {
-            let moved = p.endpoint.replace(from) != Some(from);
-            if moved {
-                self.search_path_mtu(now, peer);
-            }
-        }
         self.retire(replaced.as_slice());
+        // The path does not move yet: an initiation can be captured and sent on from elsewhere before the original
+        // arrives. What the peer seals in the new session will tell where it is.
         self.transmits.push_back(Datagram { to: from, contents: response });
         self.stale = true;
         Ok(())

@@ -354,19 +354,20 @@ fn open_one<'a>(
 fn report(cx: &mut Context<'_>, row: &SessionRow, from: SocketAddr, told: &mut Told) {
     let peer = row.peer;
     let published = &cx.table.peers[peer.0 as usize];
-    let local_index = row.session.local_index();
-    let in_use = published.session.as_ref().is_some_and(|session| session.local_index() == local_index);
-    let fresh = |at| cx.now < at + REPORT_AGAIN;
-    if !in_use && !told.session.is_some_and(|(index, at)| index == local_index && fresh(at)) {
-        told.session = Some((local_index, cx.now));
-        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index });
-    }
+    // Where the peer is comes first: whoever confirms a session is then known to be there.
     if published.endpoint != Some(from) {
         let fresh = |at| cx.now < at + REPORT_AGAIN;
         if !told.endpoint.is_some_and(|(endpoint, at)| endpoint == from && fresh(at)) {
             told.endpoint = Some((from, cx.now));
             cx.events.push(cx.drops, Event::Roamed { peer, endpoint: from });
         }
+    }
+    let local_index = row.session.local_index();
+    let in_use = published.session.as_ref().is_some_and(|session| session.local_index() == local_index);
+    let fresh = |at| cx.now < at + REPORT_AGAIN;
+    if !in_use && !told.session.is_some_and(|(index, at)| index == local_index && fresh(at)) {
+        told.session = Some((local_index, cx.now));
+        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index });
     }
 }
 
