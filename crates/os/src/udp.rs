@@ -101,6 +101,9 @@ pub fn bind(config: &UdpConfig) -> Result<Vec<UdpLink>, BindError> {
     }
 }
 
+/// The hop limit that Linux, and so our first socket, starts with.
+const HOP_LIMIT: usize = 64;
+
 /// The sockets of one family, and their steering.
 fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>> {
     let gso_segments = Arc::new(AtomicU32::new(if config.offload { probe_gso() } else { 0 }));
@@ -118,8 +121,9 @@ fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>
     }
     links.push(UdpLink::new(first, listen.is_ipv6(), Arc::clone(&gso_segments), config.offload));
 
-    for _ in 1..workers {
+    for lane in 1..workers {
         let socket = open(config, listen)?;
+        keep_apart(socket.as_fd(), listen.is_ipv6(), lane)?;
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         sys::bind(socket.as_fd(), &RawAddress::new(bound))?;
         links.push(UdpLink::new(socket, listen.is_ipv6(), Arc::clone(&gso_segments), config.offload));
@@ -147,6 +151,19 @@ fn open(config: &UdpConfig, listen: SocketAddr) -> io::Result<OwnedFd> {
     set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.buffer_bytes)?;
     set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.buffer_bytes)?;
     Ok(socket)
+}
+
+/// Gives the datagrams of a socket a hop limit of their own.
+///
+/// All lanes share one pair of addresses and ports, so a receiver's GRO would join trains of different lanes and hand
+/// them to the first one's socket, where they could overtake, or be overtaken by, the rest of their flow. GRO joins nothing of
+/// different hop limits (`inet_gro_flush`, `ipv6_gro_flush` of the kernel), and nobody else minds one hop more.
+fn keep_apart(fd: BorrowedFd<'_>, v6: bool, lane: usize) -> io::Result<()> {
+    let hop_limit = (HOP_LIMIT + lane).min(255) as i32;
+    if v6 {
+        set_option(fd, libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS, hop_limit)?;
+    }
+    set_option(fd, libc::SOL_IP, libc::IP_TTL, hop_limit)
 }
 
 /// Sets a buffer size: beyond `net.core.[rw]mem_max` with `CAP_NET_ADMIN`, up to it without.

@@ -26,7 +26,7 @@
 //! | no inner payload in an outer datagram | all pool buffers are home |
 //! | no (session, lane, counter) seals twice | packets in = packets out + counted drops |
 //! | a packet comes out once, unchanged, where it was sent to, by a peer that owns its source address | TUN queues are empty |
-//! | a flow keeps its order, unless the network reordered or GRO mixed the lanes of several workers | |
+//! | a flow keeps its order unless the network reordered | |
 //! | all checksums, lengths and offload headers written to a TUN device are right | |
 //! | no reply to an unproven address is larger than what came from there | |
 //! | no machine spins at one instant, sleeps on a full inbox, or leaves a deadline in the past | |

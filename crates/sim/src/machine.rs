@@ -131,9 +131,6 @@ pub(crate) struct Machine {
     pub(crate) unix_offset_s: i64,
     /// Starts so far.
     pub(crate) starts: u32,
-    /// GRO has joined datagrams of lanes that belong to different workers: these then race each other to the TUN, and
-    /// a flow may be overtaken by itself.
-    pub(crate) lanes_mixed: bool,
     /// The earliest wake-up that is planned, world time.
     pub(crate) armed: Option<Duration>,
     secret_seed: [u8; 32],
@@ -151,7 +148,6 @@ impl Machine {
             ahead: Duration::ZERO,
             unix_offset_s: 0,
             starts: 0,
-            lanes_mixed: false,
             armed: None,
             public_key: secret(secret_seed).public_key(),
             secret_seed,
@@ -259,13 +255,17 @@ impl Machine {
             _ => 0,
         };
         let mut trains: Vec<Train> = Vec::new();
+        // Each socket of a sender has a hop limit of its own, and GRO joins nothing of different hop limits.
+        let hop_limit_of = |bytes: &[u8]| match *bytes {
+            [4 | 20, lane, ..] => lane,
+            _ => 0,
+        };
         for (from, ecn, bytes) in datagrams {
-            let last = trains.last_mut().filter(|_| gro);
-            let Some(last) = last.and_then(|last| last.try_append(from, ecn, &bytes).then_some(last)) else {
+            let same_hop_limit = |last: &&mut Train| hop_limit_of(&last.bytes) == hop_limit_of(&bytes);
+            let last = trains.last_mut().filter(|_| gro).filter(same_hop_limit);
+            if !last.is_some_and(|last| last.try_append(from, ecn, &bytes)) {
                 trains.push(Train::new(from, ecn, bytes));
-                continue;
-            };
-            self.lanes_mixed |= worker_of(&last.bytes) != worker_of(&bytes);
+            }
         }
         let mut refused = 0;
         for train in trains {

@@ -594,9 +594,8 @@ impl World {
             Err(why) => self.fail(&format!("{name} wrote a bad packet to its TUN: {why}")),
         };
         for segment in segments {
-            let (order, mixed) = (&self.order, self.machines[id.0].lanes_mixed);
-            let may_reorder =
-                |from, to| mixed || order.get(&(from, to)).is_some_and(|(_, reordered)| *reordered);
+            let order = &self.order;
+            let may_reorder = |from, to| order.get(&(from, to)).is_some_and(|(_, reordered)| *reordered);
             match self.ledger.receive(self.now, id, &segment, may_reorder) {
                 Err(why) => self.fail(&format!("{name} received what it should not: {why}")),
                 Ok(sender) => self.check_source(id, sender, segment.tuple.src),
