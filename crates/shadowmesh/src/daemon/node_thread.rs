@@ -63,20 +63,19 @@ impl NodeThread {
                 Some(at) => self.inputs.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             let now = Instant::now();
-            let first = match first {
+            let mut first = match first {
                 Ok(input) => Some(input),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return Err("all its inputs are gone".into()),
             };
-            let mut next = first;
             for _ in 0..INPUTS_PER_ROUND {
-                match next {
-                    None => break,
-                    Some(Input::Command(Command::Stop)) => return Ok(()),
-                    Some(Input::Event(event)) => self.node.handle_event(now, event),
-                    Some(Input::Command(command)) => self.handle_command(now, command),
+                // Taken only to be handled at once: one more than the round has room for would be lost.
+                let Some(input) = first.take().or_else(|| self.inputs.try_recv().ok()) else { break };
+                match input {
+                    Input::Command(Command::Stop) => return Ok(()),
+                    Input::Event(event) => self.node.handle_event(now, event),
+                    Input::Command(command) => self.handle_command(now, command),
                 }
-                next = self.inputs.try_recv().ok();
             }
             if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
                 self.node.handle_timeout(now);

@@ -103,7 +103,8 @@ impl Spec {
     }
 }
 
-/// A running daemon, killed when this is dropped. When the test is failing then, its log is shown.
+/// A running daemon, killed when this is dropped. When the test is failing then, its log and
+/// its status are shown.
 pub(crate) struct Node {
     name: &'static str,
     child: Child,
@@ -216,12 +217,16 @@ impl Node {
 #[expect(clippy::print_stderr, reason = "it belongs to the report of a failed test")]
 impl Drop for Node {
     fn drop(&mut self) {
+        let status = if thread::panicking() { self.request("GET", "/v1/status", None).ok() } else { None };
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = self.reader.take().map(JoinHandle::join);
         if thread::panicking() {
             for line in self.log() {
                 eprintln!("{:>8} │ {line}", self.name);
+            }
+            if let Some(status) = status {
+                eprintln!("{:>8} │ {status}", self.name);
             }
         }
     }
