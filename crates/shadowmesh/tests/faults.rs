@@ -40,7 +40,10 @@ fn main() -> ExitCode {
         pressure::a_send_that_a_firewall_forbids_is_counted_and_later_sends_work,
         narrow::a_path_of_1280_bytes_that_says_nothing_carries_everything,
     ];
-    let with_shaper = lab::tests![pressure::a_slow_underlay_pushes_back];
+    let with_shaper = lab::tests![
+        pressure::a_slow_underlay_pushes_back,
+        pressure::a_tiny_underlay_queue_loses_packets_and_nothing_else,
+    ];
     lab::main(
         vec![(plain, &[]), (with_limits, &["prlimit"]), (with_firewall, &["nft"]), (with_shaper, &["tc"])],
         4,

@@ -71,7 +71,7 @@ pub(crate) fn a_peer_that_is_stopped_and_started_is_found_again() {
     wait_for_silence(&steady);
     pair.start_right();
     let outage = outage(&steady);
-    assert!(outage < 8 * SECOND, "{outage:?}");
+    assert!(outage < 6 * SECOND, "{outage:?}");
 }
 
 pub(crate) fn a_killed_peer_that_cannot_call_us_is_found_again() {
@@ -81,6 +81,6 @@ pub(crate) fn a_killed_peer_that_cannot_call_us_is_found_again() {
     pair.start_right();
     // It drops what belongs to its former life, says nothing to us, and has no endpoint to call: we notice.
     let outage = outage(&steady);
-    assert!(outage < 8 * SECOND, "{outage:?}");
+    assert!(outage < 6 * SECOND, "{outage:?}");
     assert!(pair.right_node().status().dropped("unknown_session") > 0);
 }

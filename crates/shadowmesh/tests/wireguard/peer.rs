@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -34,13 +35,15 @@ impl WireguardGo {
         let interface = format!("wg{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let mut command = host.netns.command("wireguard-go");
         command.args(["--foreground", &interface]).env("LOG_LEVEL", "error");
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = die_with_parent(&mut command).spawn().unwrap();
         let mut it = Self { child, netns: host.netns.clone(), interface };
+        // Not by asking `wg`: it takes a socket that nobody listens at yet for a stale one, and deletes it.
         wait_for("wireguard-go runs", SOON, || {
             assert_eq!(it.child.try_wait().unwrap(), None, "wireguard-go ended");
-            it.configure(setup).then_some(())
+            UnixStream::connect(it.socket()).ok()
         });
+        it.configure(setup);
         let mut netlink = it.netns.netlink().unwrap();
         let index = netlink.link_index(&it.interface).unwrap();
         for address in ["10.77.0.2/24", "fd77::2/64"] {
@@ -57,7 +60,7 @@ impl WireguardGo {
         Self::start(host, setup)
     }
 
-    fn configure(&self, setup: &Setup) -> bool {
+    fn configure(&self, setup: &Setup) {
         let mut text = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = 9443\n[Peer]\nPublicKey = {}\n\
              AllowedIPs = 10.77.0.1/32, fd77::1/128\nPersistentKeepalive = {}\n",
@@ -72,10 +75,13 @@ impl WireguardGo {
             writeln!(text, "PresharedKey = {key}").unwrap();
         }
         let mut command = self.wg(&["setconf", &self.interface, "/dev/stdin"]);
-        let mut wg = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        // When there is nobody to tell yet, it ends before it has read all.
-        let _ = wg.stdin.take().unwrap().write_all(text.as_bytes());
-        wg.wait().unwrap().success()
+        let mut wg = command.stdin(Stdio::piped()).spawn().unwrap();
+        wg.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(wg.wait().unwrap().success());
+    }
+
+    fn socket(&self) -> PathBuf {
+        PathBuf::from(format!("/var/run/wireguard/{}.sock", self.interface))
     }
 
     fn wg(&self, arguments: &[&str]) -> Command {
@@ -122,6 +128,6 @@ impl Drop for WireguardGo {
         let _ = self.child.kill();
         let _ = self.child.wait();
         // Killed, it leaves this behind.
-        let _ = std::fs::remove_file(PathBuf::from(format!("/var/run/wireguard/{}.sock", self.interface)));
+        let _ = std::fs::remove_file(self.socket());
     }
 }
