@@ -103,7 +103,13 @@ pub struct TunDevice {
     index: u32,
     offloads: TunOffloads,
     netlink: Netlink,
+    /// What the kernel takes away when the MTU gets too small for IPv6.
+    ipv6_addresses: Vec<IpNet>,
+    ipv6_routes: Vec<IpNet>,
 }
+
+/// The smallest MTU that IPv6 works with, in bytes (RFC 8200 §5).
+const IPV6_MTU_MIN: u16 = 1_280;
 
 /// How long to wait for the kernel to take up an IPv6 address; seen: below 1 ms.
 const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -141,7 +147,14 @@ impl TunDevice {
         let mut netlink = Netlink::open().map_err(&failed)?;
         let configure = |source| TunError::Configure { name: name.clone(), source };
         let index = netlink.link_index(&name).map_err(configure)?;
-        let mut device = Self { name: name.clone(), index, offloads, netlink };
+        let mut device = Self {
+            name: name.clone(),
+            index,
+            offloads,
+            netlink,
+            ipv6_addresses: of_ipv6(config.addresses.clone()),
+            ipv6_routes: of_ipv6(routes_needed(&config.routes, &config.addresses)),
+        };
         let mut watch = Watch::open().map_err(&failed)?;
         device.configure(config).map_err(configure)?;
         device.await_addresses(&config.addresses, &mut watch).map_err(&failed)?;
@@ -232,12 +245,28 @@ impl TunDevice {
         Ok(self.netlink.link_by_index(self.index)?.tx_dropped)
     }
 
-    /// Sets the MTU, in bytes. Below 1,280 the kernel removes the interface's IPv6 addresses.
+    /// Sets the MTU, in bytes. Below 1,280 the kernel removes the interface's IPv6 addresses and routes; they come back
+    /// when the MTU is no longer below.
     ///
     /// # Errors
     /// [`NetlinkError`].
     pub fn set_mtu(&mut self, mtu: u16) -> Result<(), NetlinkError> {
-        self.netlink.set_mtu(self.index, mtu.into())
+        let before = self.mtu()?;
+        self.netlink.set_mtu(self.index, mtu.into())?;
+        if before < IPV6_MTU_MIN && mtu >= IPV6_MTU_MIN { self.restore_ipv6() } else { Ok(()) }
+    }
+
+    fn restore_ipv6(&mut self) -> Result<(), NetlinkError> {
+        let Self { index, netlink, ipv6_addresses, ipv6_routes, .. } = self;
+        // A kernel without IPv6 has nothing to turn off.
+        let _ = netlink.set_no_ipv6_autoconfiguration(*index);
+        for address in ipv6_addresses {
+            unless_there(netlink.add_address(*index, *address))?;
+        }
+        for route in ipv6_routes {
+            unless_there(netlink.add_route(&route_by(*index, *route)))?;
+        }
+        Ok(())
     }
 
     /// Sets the interface up, after somebody else has set it down. Routes that the kernel dropped with it stay
@@ -275,6 +304,15 @@ impl TunDevice {
         let to = to.trunc();
         Ok(self.netlink.routes()?.iter().any(|route| route.to == to && route.index == self.index))
     }
+}
+
+fn of_ipv6(nets: Vec<IpNet>) -> Vec<IpNet> {
+    nets.into_iter().filter(|net| net.addr().is_ipv6()).collect()
+}
+
+/// Adding what is there already is no failure.
+fn unless_there(added: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    added.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
 fn route_by(index: u32, to: IpNet) -> Route {

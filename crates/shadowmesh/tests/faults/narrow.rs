@@ -5,9 +5,11 @@
 //!  192.0.2.1                                                              198.51.100.2
 //! ```
 
+use std::time::Duration;
+
 use os::netns::veth_pair;
 
-use crate::lab::{self, Host, Node, SOON, Scratch, Spec, WIRE, output, wait_for};
+use crate::lab::{self, Host, Node, SOON, Scratch, Spec, Steady, WIRE, output, wait_for};
 
 const MIDDLE: &str = "middle0";
 const NARROW: u32 = 1280;
@@ -47,10 +49,23 @@ impl Path {
     }
 }
 
+impl Path {
+    /// Makes the middle as wide as the rest.
+    fn widen(&self) {
+        for router in &self.routers {
+            router.set_mtu(MIDDLE, 1500);
+        }
+    }
+}
+
 /// The handshake comes about although its first message is larger than the path, the MTU is lowered, and streams
 /// arrive whole in both directions.
 fn carries_everything(path: &Path) {
     let scratch = Scratch::new();
+    let has_ipv6 = || {
+        let addresses = path.right.netns.netlink().unwrap().addresses().unwrap();
+        addresses.iter().any(|address| address.net.to_string() == "fd77::2/64")
+    };
     let right = Node::start(&Spec::of_pair(2, None), &path.right, &scratch);
     let left = Node::start(&Spec::of_pair(1, Some("198.51.100.2:9443")), &path.left, &scratch);
     for node in [&left, &right] {
@@ -70,6 +85,17 @@ fn carries_everything(path: &Path) {
     {
         lab::transfer(&from.netns, &to.netns, address, 10_000_000);
     }
+    assert!(!has_ipv6());
+
+    // A new place may be on a better path: the search begins anew, and finds one.
+    path.widen();
+    let mtu = path.right.mtu("shadow0");
+    path.left.add_address(WIRE, "192.0.2.3/24");
+    path.left.del_address(WIRE, "192.0.2.1/24");
+    let steady = Steady::start(&path.left.netns, &path.right.netns, "10.77.0.2", Duration::from_millis(10));
+    wait_for("a larger MTU", 2 * SOON, || (path.right.mtu("shadow0") > mtu + 100).then_some(()));
+    wait_for("IPv6", SOON, || has_ipv6().then_some(()));
+    assert!(steady.finish().answered > 0);
 }
 
 pub(crate) fn a_path_of_1280_bytes_that_says_so_carries_everything() {
