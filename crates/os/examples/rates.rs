@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Sends and receives in turn, so that nothing is lost.
 fn udp(offload: bool, segments: usize, size: usize) -> Result<(), Box<dyn Error>> {
     let listen = "127.0.0.1:0".parse()?;
-    let config = UdpConfig { listen, workers: 1, buffer_bytes: 8 << 20, offload };
+    let config =
+        UdpConfig { listen, workers: 1, send_buffer_bytes: 8 << 20, receive_buffer_bytes: 8 << 20, offload };
     let (mut a, mut b) = (bind(&config)?.remove(0), bind(&config)?.remove(0));
     let contents = vec![7; segments * size];
     let transmit =

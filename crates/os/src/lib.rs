@@ -13,7 +13,7 @@
 //! use packet::{Ecn, Link, RecvSlot, Transmit};
 //!
 //! let listen = "127.0.0.1:0".parse()?;
-//! let config = UdpConfig { listen, workers: 1, buffer_bytes: 1 << 20, offload: true };
+//! let config = UdpConfig { listen, workers: 1, send_buffer_bytes: 1 << 20, receive_buffer_bytes: 1 << 20, offload: true };
 //! let mut here = bind(&config)?.remove(0);
 //! let mut there = bind(&config)?.remove(0);
 //!

@@ -27,8 +27,10 @@ pub struct UdpConfig {
     pub listen: SocketAddr,
     /// Sockets to make, all on the same port.
     pub workers: usize,
-    /// Bytes of kernel buffer in each direction, as far as the system allows.
-    pub buffer_bytes: usize,
+    /// Bytes of kernel buffer for sending, as far as the system allows.
+    pub send_buffer_bytes: usize,
+    /// Bytes of kernel buffer for receiving, as far as the system allows.
+    pub receive_buffer_bytes: usize,
     /// Use GSO and GRO where the kernel has them.
     pub offload: bool,
 }
@@ -148,8 +150,8 @@ fn open(config: &UdpConfig, listen: SocketAddr) -> io::Result<OwnedFd> {
     // Also on IPv6 sockets: for the IPv4 half of a dual-stack one. Without it ECN is lost, no more.
     let _ = set_option(fd, libc::SOL_IP, libc::IP_RECVTOS, 1);
     dont_fragment(fd, v6, true)?;
-    set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.buffer_bytes)?;
-    set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.buffer_bytes)?;
+    set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.receive_buffer_bytes)?;
+    set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.send_buffer_bytes)?;
     Ok(socket)
 }
 

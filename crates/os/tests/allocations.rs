@@ -12,7 +12,15 @@ static ALLOCATOR: Counting = Counting;
 
 fn link(offload: bool) -> UdpLink {
     let listen = "127.0.0.1:0".parse().unwrap();
-    bind(&UdpConfig { listen, workers: 1, buffer_bytes: 4 << 20, offload }).unwrap().remove(0)
+    bind(&UdpConfig {
+        listen,
+        workers: 1,
+        send_buffer_bytes: 4 << 20,
+        receive_buffer_bytes: 4 << 20,
+        offload,
+    })
+    .unwrap()
+    .remove(0)
 }
 
 #[test]

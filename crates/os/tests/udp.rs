@@ -10,7 +10,13 @@ use os::udp::{BindError, UdpConfig, UdpLink, bind, path_mtu};
 use packet::{Ecn, Link, RecvSlot, Transmit};
 
 fn config(listen: &str) -> UdpConfig {
-    UdpConfig { listen: listen.parse().unwrap(), workers: 1, buffer_bytes: 4 << 20, offload: true }
+    UdpConfig {
+        listen: listen.parse().unwrap(),
+        workers: 1,
+        send_buffer_bytes: 4 << 20,
+        receive_buffer_bytes: 4 << 20,
+        offload: true,
+    }
 }
 
 fn link(listen: &str) -> UdpLink {
@@ -230,7 +236,13 @@ fn the_path_mtu_of_loopback_is_known() {
 
 #[test]
 fn what_a_full_receive_buffer_cannot_take_is_counted() {
-    let mut small = bind(&UdpConfig { buffer_bytes: 16 * 1024, ..config("127.0.0.1:0") }).unwrap().remove(0);
+    let mut small = bind(&UdpConfig {
+        send_buffer_bytes: 16 * 1024,
+        receive_buffer_bytes: 16 * 1024,
+        ..config("127.0.0.1:0")
+    })
+    .unwrap()
+    .remove(0);
     let to = small.local_addr().unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..1000 {

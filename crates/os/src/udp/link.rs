@@ -336,7 +336,13 @@ mod tests {
 
     fn link() -> UdpLink {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = UdpConfig { listen, workers: 1, buffer_bytes: 1 << 20, offload: true };
+        let config = UdpConfig {
+            listen,
+            workers: 1,
+            send_buffer_bytes: 1 << 20,
+            receive_buffer_bytes: 1 << 20,
+            offload: true,
+        };
         bind(&config).unwrap().remove(0)
     }
 

@@ -320,8 +320,13 @@ fn a_udp_train_arrives_as_one_super_packet() {
     if !device.offloads().uso4 {
         return;
     }
-    let udp =
-        UdpConfig { listen: "0.0.0.0:0".parse().unwrap(), workers: 1, buffer_bytes: 1 << 20, offload: true };
+    let udp = UdpConfig {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        workers: 1,
+        send_buffer_bytes: 1 << 20,
+        receive_buffer_bytes: 1 << 20,
+        offload: true,
+    };
     let mut link = namespace.run(|| bind(&udp).unwrap().remove(0)).unwrap();
     for (to, headers) in [("10.77.0.2:9", 28), ("[fd77::2]:9", 48)] {
         let to = to.parse().unwrap();

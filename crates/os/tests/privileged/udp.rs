@@ -28,7 +28,13 @@ fn lonely_host() -> (Netns, Netns) {
 }
 
 fn link(namespace: &Netns, buffer_bytes: usize, offload: bool) -> UdpLink {
-    let config = UdpConfig { listen: "0.0.0.0:0".parse().unwrap(), workers: 1, buffer_bytes, offload };
+    let config = UdpConfig {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        workers: 1,
+        send_buffer_bytes: buffer_bytes,
+        receive_buffer_bytes: buffer_bytes,
+        offload,
+    };
     namespace.run(|| bind(&config).unwrap().remove(0)).unwrap()
 }
 

@@ -17,9 +17,14 @@ use crate::control::SocketName;
 use crate::control::socket::{BindError, Bound};
 use crate::failure::{Failure, with_causes};
 
-/// Kernel buffer of each UDP socket and direction, in bytes: some 16 ms at 1 Gbit/s. More would only hide congestion
-/// from the egress queues, which measure it.
-const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+/// Kernel buffer for sending, of each UDP socket, in bytes: some 16 ms at 1 Gbit/s. More would only hide congestion from
+/// the egress queues, which measure it.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
+
+/// Kernel buffer for receiving, of each UDP socket, in bytes. It holds what arrives while the worker does not run: more
+/// than one TCP flow has in flight at most (`net.ipv4.tcp_rmem` lets it have 6 MiB), or the flow would lose whole trains
+/// whenever another program has the core. The memory is the kernel's, and in use only then.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 /// The most data-plane threads that are chosen without being asked for.
 const DEFAULT_WORKERS_MAX: usize = 8;
@@ -53,7 +58,8 @@ pub(super) fn bind_links(config: &Config, workers: usize) -> Result<Vec<UdpLink>
     let udp = os::udp::UdpConfig {
         listen: config.listen,
         workers,
-        buffer_bytes: SOCKET_BUFFER_BYTES,
+        send_buffer_bytes: SEND_BUFFER_BYTES,
+        receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
         offload: config.offload,
     };
     os::udp::bind(&udp).map_err(|error| {
