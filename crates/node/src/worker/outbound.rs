@@ -1,15 +1,14 @@
 //! From the TUN to the link.
 //!
-//! A super-packet is read straight into the places where its segments will be sealed. That takes a guess, before the
-//! read, of its header length and segment size: those of the last one, which a flow keeps. The read scatters
+//! A packet or super-packet is read in one piece, and its segments are then placed where they are to be sealed, one
+//! datagram behind the other:
 //!
 //! ```text
-//!  vnet │ header · payload 0 │ gap │ payload 1 │ gap │ payload 2 │ … │ overflow
-//!         ╰─ segment 0 ─────╯   ╰─ tag 0 · data header 1 · content · room for header 1
+//!  read:    header │ payload 0 · payload 1 · payload 2
+//!  train:   ▯ header · payload 0 ▯   ▯ header · payload 1 ▯   ▯ header · payload 2 ▯      ▯: data header, tag
 //! ```
 //!
-//! and when the guess holds, only headers are copied before sealing. When it does not, the packet is put together in a
-//! scratch buffer, scattered again, and the guess is better next time.
+//! Packets of one size follow each other in one train whether the kernel had them in one piece or not.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,19 +32,10 @@ use crate::inner::{CONTENT_LEN, Content};
 const READS_MAX: usize = TRAIN_SEGMENTS_MAX;
 /// Bytes read in one round: what comes from the link must not wait long.
 const READ_BYTES_MAX: usize = 4 * MAX_PACKET;
-/// Room that one read may take: the largest packet, the rest of its last slice, and what stands between the slices.
-const READ_ROOM: usize = MAX_PACKET + PLAIN_SLICE + SLICES * MAX_GAP;
-const BUFFER_BYTES: usize = 2 * READ_ROOM;
-/// Scatter-gather slices for segments; what is cut finer is rearranged.
-const SLICES: usize = 64;
-/// Room for the headers of any super-packet. The first slice is at least this long.
-const HEADER_ROOM: usize = packet::segment::HEADER_MAX;
-/// Header, tag, padding or content type, and inner header between two payloads.
-const MAX_GAP: usize = HEADER_LEN + TAG_LEN + 16 + HEADER_ROOM;
-/// Where no super-packet is expected: the longest packet that needs no rearranging.
-const PLAIN_SLICE: usize = 9_216;
-/// A guess is given up after this many reads without a super-packet.
-const GUESS_LIFE: u32 = 256;
+/// Bytes of the train buffer: a super-packet, sealed in many small segments, and more behind it.
+const BUFFER_BYTES: usize = 2 * PART_ROOM;
+/// Most bytes of it that one part of a packet takes.
+const PART_ROOM: usize = MAX_PACKET + MAX_PACKET / 4;
 /// Packets that may wait for one peer's handshake.
 const WAITING_MAX: usize = 64;
 /// How long a packet may wait for a handshake.
@@ -78,55 +68,6 @@ impl Framing {
             Protocol::ShadowMesh => len,
         };
         self.prefix + padded + TAG_LEN
-    }
-}
-
-/// What the next super-packet is expected to look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Guess {
-    header_len: usize,
-    gso_size: usize,
-}
-
-impl Guess {
-    fn first_slice(self) -> usize {
-        self.header_len + self.gso_size
-    }
-
-    /// Worth guessing: few enough slices, and the first one holds any header.
-    fn usable(self) -> bool {
-        self.first_slice() >= HEADER_ROOM
-            && self.gso_size <= PLAIN_SLICE
-            && self.first_slice() + self.gso_size * (SLICES - 1) >= MAX_PACKET
-    }
-}
-
-/// Where a read puts its bytes.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    framing: Framing,
-    guess: Option<Guess>,
-}
-
-impl Layout {
-    /// Bytes from the front of a packet that are in one piece.
-    fn first_slice(&self) -> usize {
-        self.guess.map_or(PLAIN_SLICE, Guess::first_slice)
-    }
-
-    /// Bytes between two payloads.
-    fn gap(&self, guess: Guess) -> usize {
-        self.framing.sealed_len(guess.first_slice()) - guess.gso_size
-    }
-
-    /// Whether the segments of that plan, wrapped so, are where they belong.
-    fn holds(&self, plan: &SuperPacket, framing: Framing) -> bool {
-        self.framing == framing
-            && if plan.segment_count() == 1 {
-                plan.total_len() <= self.first_slice()
-            } else {
-                self.guess == Some(Guess { header_len: plan.header_len(), gso_size: plan.payload_len(0) })
-            }
     }
 }
 
@@ -186,10 +127,8 @@ pub(super) struct Outbound {
     /// Where the train ends and the next packet will be read to.
     end: usize,
     train: Option<Assembly>,
-    /// Where a packet is put together that the guess did not fit.
-    scratch: Box<[u8]>,
-    layout: Layout,
-    reads_without_super_packet: u32,
+    /// Where a packet is read to.
+    packet: Box<[u8]>,
     /// The last route looked up.
     route: Option<(IpAddr, PeerId)>,
     /// Indexed by peer.
@@ -202,7 +141,6 @@ impl fmt::Debug for Outbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbound")
             .field("train", &self.train)
-            .field("layout", &self.layout)
             .field("waiting_peers", &self.waiting_peers)
             .finish_non_exhaustive()
     }
@@ -214,9 +152,7 @@ impl Outbound {
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             end: 0,
             train: None,
-            scratch: vec![0; MAX_PACKET + PLAIN_SLICE].into_boxed_slice(),
-            layout: Layout { framing: Framing::of(Protocol::ShadowMesh), guess: None },
-            reads_without_super_packet: 0,
+            packet: vec![0; MAX_PACKET].into_boxed_slice(),
             route: None,
             waiting: (0..peers).map(|_| Waiting::default()).collect(),
             waiting_peers: Vec::with_capacity(peers),
@@ -237,7 +173,6 @@ impl Outbound {
             if exit.egress.pushes_back() || bytes >= READ_BYTES_MAX {
                 break;
             }
-            self.make_room(cx, exit);
             let Ok((vnet, len)) = self.read(tun) else {
                 // Empty, or the device is down or gone: the operating system tells when that changes.
                 more = false;
@@ -274,8 +209,8 @@ impl Outbound {
                 let plan =
                     VnetHeader::parse(vnet).ok().map(|vnet| SuperPacket::parse(&vnet, packet, packet.len()));
                 let Some(Ok(plan)) = plan else { continue };
-                self.scratch[..packet.len()].copy_from_slice(packet);
-                self.seal_scratch(cx, peer, session, &plan, exit);
+                self.packet[..packet.len()].copy_from_slice(packet);
+                self.seal(cx, peer, session, &plan, exit);
             }
             return;
         }
@@ -303,36 +238,9 @@ impl Outbound {
         self.waiting_peers.iter().filter_map(oldest).min().map(|since| since + WAITING_TIME)
     }
 
-    /// Reads one packet to where the layout says.
-    fn read<T: Tun>(&mut self, tun: &mut T) -> io::Result<(io::Result<VnetHeader>, usize)> {
+    fn read<T: Tun>(&mut self, tun: &mut T) -> io::Result<([u8; VnetHeader::LEN], usize)> {
         let mut vnet = [0; VnetHeader::LEN];
-        let room = &mut self.buffer[self.end + self.layout.framing.prefix..];
-        let n = match self.layout.guess {
-            Some(guess) => {
-                let mut slices: [IoSliceMut<'_>; SLICES + 1] =
-                    std::array::from_fn(|_| IoSliceMut::new(&mut []));
-                let gap = self.layout.gap(guess);
-                let (first, mut rest) = room.split_at_mut(guess.first_slice());
-                let mut covered = first.len();
-                slices[0] = IoSliceMut::new(&mut vnet);
-                slices[1] = IoSliceMut::new(first);
-                let mut used = 2;
-                while covered < MAX_PACKET && used < slices.len() {
-                    let (payload, after) = rest[gap..].split_at_mut(guess.gso_size);
-                    slices[used] = IoSliceMut::new(payload);
-                    rest = after;
-                    covered += guess.gso_size;
-                    used += 1;
-                }
-                tun.recv(&mut slices[..used])?
-            }
-            None => tun.recv(&mut [
-                IoSliceMut::new(&mut vnet),
-                IoSliceMut::new(&mut room[..PLAIN_SLICE]),
-                IoSliceMut::new(&mut self.scratch[PLAIN_SLICE..]),
-            ])?,
-        };
-        let vnet = VnetHeader::parse(&vnet).map_err(io::Error::other);
+        let n = tun.recv(&mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(&mut self.packet)])?;
         Ok((vnet, n.saturating_sub(VnetHeader::LEN)))
     }
 
@@ -340,80 +248,29 @@ impl Outbound {
     fn accept<L: Link>(
         &mut self,
         cx: &mut Context<'_>,
-        vnet: &io::Result<VnetHeader>,
+        vnet: &[u8; VnetHeader::LEN],
         len: usize,
         exit: &mut Exit<'_, L>,
     ) {
-        let first = self.end + self.layout.framing.prefix;
-        let front = &self.buffer[first..first + len.min(self.layout.first_slice())];
-        let Ok(vnet) = vnet else {
+        let packet = &self.packet[..len];
+        let plan = VnetHeader::parse(vnet).ok().map(|vnet| (vnet, SuperPacket::parse(&vnet, packet, len)));
+        let Some((vnet, Ok(plan))) = plan.filter(|(_, plan)| plan.is_ok_and(|plan| plan.total_len() == len))
+        else {
             cx.drops.add(DropReason::TunMalformed, 1);
             return;
         };
-        let plan = match SuperPacket::parse(vnet, front, len) {
-            Ok(plan) if plan.total_len() == len => plan,
-            _ => {
-                cx.drops.add(DropReason::TunMalformed, 1);
-                return;
-            }
-        };
-        let Some(peer) = route(cx, &mut self.route, front) else {
+        let Some(peer) = route(cx, &mut self.route, packet) else {
             cx.drops.add(DropReason::NoRoute, plan.segment_count() as u64);
             return;
         };
-        let framing = Framing::of(cx.table.peers[peer.0 as usize].protocol);
-        if let Some(session) = usable_session(cx, peer) {
-            if self.layout.holds(&plan, framing) {
-                let mut header = [0; HEADER_ROOM];
-                let room = header.len().min(front.len());
-                header[..room].copy_from_slice(&front[..room]);
-                self.seal(cx, peer, session, &plan, 0..plan.segment_count(), &header, exit);
-            } else {
-                self.put_together(len);
-                self.seal_scratch(cx, peer, session, &plan, exit);
-            }
-            self.learn(&plan, framing);
-        } else {
-            self.put_together(len);
-            self.wait(cx, peer, vnet, len, plan.segment_count() as u64);
+        match usable_session(cx, peer) {
+            Some(session) => self.seal(cx, peer, session, &plan, exit),
+            None => self.wait(cx, peer, &vnet, len, plan.segment_count() as u64),
         }
     }
 
-    /// The next read expects what this one brought.
-    fn learn(&mut self, plan: &SuperPacket, framing: Framing) {
-        self.layout.framing = framing;
-        if plan.segment_count() > 1 {
-            let guess = Guess { header_len: plan.header_len(), gso_size: plan.payload_len(0) };
-            self.layout.guess = guess.usable().then_some(guess);
-            self.reads_without_super_packet = 0;
-        } else if self.layout.guess.is_some() {
-            self.reads_without_super_packet += 1;
-            if self.reads_without_super_packet > GUESS_LIFE {
-                self.layout.guess = None;
-            }
-        }
-    }
-
-    /// Copies the packet just read, wherever its pieces are, to the front of the scratch buffer.
-    fn put_together(&mut self, len: usize) {
-        let mut from = self.end + self.layout.framing.prefix;
-        let first = len.min(self.layout.first_slice());
-        self.scratch[..first].copy_from_slice(&self.buffer[from..from + first]);
-        let Some(guess) = self.layout.guess else { return }; // the rest was read to where it belongs
-        let gap = self.layout.gap(guess);
-        let mut done = first;
-        from += first;
-        while done < len {
-            let piece = guess.gso_size.min(len - done);
-            from += gap;
-            self.scratch[done..done + piece].copy_from_slice(&self.buffer[from..from + piece]);
-            from += piece;
-            done += piece;
-        }
-    }
-
-    /// Seals the packet in the scratch buffer, in as many parts as the buffer has room for.
-    fn seal_scratch<L: Link>(
+    /// Seals the packet into the train, in as many parts as the buffer has room for.
+    fn seal<L: Link>(
         &mut self,
         cx: &mut Context<'_>,
         peer: PeerId,
@@ -423,33 +280,24 @@ impl Outbound {
     ) {
         let framing = Framing::of(cx.table.peers[peer.0 as usize].protocol);
         let stride = framing.sealed_len(plan.segment_len(0));
-        let mut header = [0; HEADER_ROOM];
-        header.copy_from_slice(&self.scratch[..HEADER_ROOM]);
         let mut next = 0;
         while next < plan.segment_count() {
-            self.make_room(cx, exit);
-            let part = next..(next + (READ_ROOM / stride).max(1)).min(plan.segment_count());
-            next = part.end;
-            let skip = if plan.segment_count() > 1 { plan.header_len() } else { 0 };
-            for index in part.clone() {
-                let from = if skip > 0 { plan.payload_range(index) } else { 0..plan.total_len() };
-                let to = self.end + (index - part.start) * stride + framing.prefix + skip;
-                self.buffer[to..to + from.len()].copy_from_slice(&self.scratch[from]);
+            if self.buffer.len() - self.end < PART_ROOM.max(stride) {
+                self.flush(cx, exit);
             }
-            self.seal(cx, peer, session, plan, part, &header, exit);
+            let part = next..(next + (PART_ROOM / stride).max(1)).min(plan.segment_count());
+            next = part.end;
+            self.seal_part(cx, peer, session, plan, part, exit);
         }
     }
 
-    /// Seals some of a packet's segments, whose payloads are in place, and takes them into the train.
-    #[allow(clippy::too_many_arguments)] // one step of a pipeline: what to seal, how, and where it goes
-    fn seal<L: Link>(
+    fn seal_part<L: Link>(
         &mut self,
         cx: &mut Context<'_>,
         peer: PeerId,
         session: &Session,
         plan: &SuperPacket,
         part: Range<usize>,
-        header: &[u8; HEADER_ROOM],
         exit: &mut Exit<'_, L>,
     ) {
         let row = &cx.table.peers[peer.0 as usize];
@@ -464,14 +312,14 @@ impl Outbound {
         let segments = part.len();
         let segment_size = framing.sealed_len(plan.segment_len(part.start));
         let room = &mut self.buffer[self.end..];
-        let sealed = seal_segments(room, plan, part, header, framing, &sealer, counter);
+        let sealed = seal_segments(room, &self.packet, plan, part, framing, &sealer, counter);
         self.join(
             cx,
             exit,
             sealed,
             Assembly {
                 peer,
-                ecn: ip::ecn(header),
+                ecn: ip::ecn(&self.packet),
                 segment_size,
                 segments,
                 start: self.end,
@@ -499,12 +347,6 @@ impl Outbound {
         self.end = 0;
     }
 
-    fn make_room<L: Link>(&mut self, cx: &mut Context<'_>, exit: &mut Exit<'_, L>) {
-        if self.buffer.len() - self.end < READ_ROOM {
-            self.flush(cx, exit);
-        }
-    }
-
     fn send_train<L: Link>(&mut self, cx: &mut Context<'_>, exit: &mut Exit<'_, L>) {
         let Some(train) = self.train.take() else { return };
         // One super-packet may be more than one send can carry.
@@ -517,7 +359,7 @@ impl Outbound {
         }
     }
 
-    /// Keeps the packet in the scratch buffer until there is a session.
+    /// Keeps the packet just read until there is a session.
     fn wait(&mut self, cx: &mut Context<'_>, peer: PeerId, vnet: &VnetHeader, len: usize, segments: u64) {
         let drops = &cx.table.peers[peer.0 as usize].state.drops;
         let waiting = &mut self.waiting[peer.0 as usize];
@@ -538,7 +380,7 @@ impl Outbound {
         };
         let storage = buf.storage_mut();
         storage[..VnetHeader::LEN].copy_from_slice(&vnet.to_bytes());
-        storage[VnetHeader::LEN..bytes].copy_from_slice(&self.scratch[..len]);
+        storage[VnetHeader::LEN..bytes].copy_from_slice(&self.packet[..len]);
         buf.commit(0..bytes);
         if waiting.packets.is_empty() && !self.waiting_peers.contains(&peer) {
             self.waiting_peers.push(peer);
@@ -547,42 +389,42 @@ impl Outbound {
     }
 }
 
-/// Wraps and seals the segments `part` of a packet, whose payloads are in place; returns the bytes they take.
+/// Wraps and seals the segments `part` of a packet; returns the bytes they take.
 fn seal_segments(
     buffer: &mut [u8],
+    packet: &[u8],
     plan: &SuperPacket,
     part: Range<usize>,
-    header: &[u8; HEADER_ROOM],
     framing: Framing,
     sealer: &Sealer<'_>,
     counter: u64,
 ) -> usize {
     let travels = framing.protocol == Protocol::ShadowMesh && plan.partial_travels();
     let content = if plan.is_partial() && travels { Content::IpPartial } else { Content::Ip };
-    let stride = framing.sealed_len(plan.segment_len(part.start));
-    let header = if plan.segment_count() > 1 { &header[..plan.header_len()] } else { &[] };
-    let mut end = 0;
+    let header = &packet[..plan.header_len()];
+    let mut at = 0;
     for (place, index) in part.enumerate() {
-        let at = place * stride;
         let len = plan.segment_len(index);
-        end = at + framing.sealed_len(len);
-        let datagram = &mut buffer[at..end];
-        let segment = &mut datagram[framing.prefix..framing.prefix + len];
-        if !header.is_empty() {
-            segment[..header.len()].copy_from_slice(header);
-            plan.patch_header(index, segment);
+        let datagram = &mut buffer[at..at + framing.sealed_len(len)];
+        at += datagram.len();
+        let (segment, padding) = datagram[framing.prefix..].split_at_mut(len);
+        let (segment_header, payload) = segment.split_at_mut(header.len());
+        segment_header.copy_from_slice(header);
+        payload.copy_from_slice(&packet[plan.payload_range(index)]);
+        if plan.segment_count() > 1 {
+            plan.patch_header(index, segment_header);
         }
         if plan.is_partial() && !travels {
             plan.complete_checksum(segment);
         }
-        let padding = framing.prefix + len..datagram.len() - TAG_LEN;
-        datagram[padding].fill(0);
+        let tag = padding.len() - TAG_LEN;
+        padding[..tag].fill(0);
         if framing.protocol == Protocol::ShadowMesh {
             datagram[HEADER_LEN] = content as u8;
         }
         sealer.seal(counter + place as u64, datagram);
     }
-    end
+    at
 }
 
 /// The peer that owns the destination of a packet; flows come in bursts, so the last answer is tried first.
