@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use handshake::{
     HEADER_LEN, Identity, Incoming, Initiation, InitiationOptions, PeerKeys, PresharedKey, Protocol,
-    ReplayWindow, Session, StaticSecret, Suite, TAG_LEN, Timestamp,
+    PublicKey, ReplayWindow, Session, StaticSecret, Suite, TAG_LEN, Timestamp,
 };
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
@@ -96,7 +96,9 @@ impl Pair {
     }
 
     fn respond(&mut self, initiation: &[u8], now: Instant) -> (Vec<u8>, Session) {
-        let incoming = Incoming::receive(&self.responder, initiation).expect("authentic");
+        // As the node does it, which knows its peers.
+        let find = |_: &PublicKey| Some(&self.to_initiator);
+        let incoming = Incoming::receive_from(&self.responder, initiation, find).expect("authentic");
         incoming.respond(&self.responder, &self.to_initiator, 2, None, now, &mut self.rng).expect("authentic")
     }
 }
