@@ -146,6 +146,30 @@ fn a_replayed_data_packet_from_elsewhere_moves_nothing() {
 }
 
 #[test]
+fn a_genuine_handshake_message_sent_on_from_elsewhere_moves_nothing() {
+    let how = PeerOptions { endpoints: (true, false), ..PeerOptions::default() };
+    let stranger: SocketAddr = "198.51.100.66:6666".parse().unwrap();
+    for kind in [Kind::Initiation, Kind::Response] {
+        let (mut world, left, right) = World::pair_with(15, NodeSpec::default(), NodeSpec::default(), &how);
+        world.start_capture();
+        lose_first(&mut world, kind, 1);
+        let flow = world.udp(left, right);
+        world.send(flow, 100, None);
+        world.run_for(SECOND / 10);
+        let caught = recorded(&mut world, kind).remove(0);
+        let to = if kind == Kind::Initiation { right } else { left };
+        let home = world.peer_status(left, right).endpoint;
+        world.inject(stranger, to, caught.bytes);
+        world.run_for(SECOND / 10);
+        assert_eq!(world.peer_status(left, right).endpoint, home, "{kind:?}");
+        assert_eq!(world.peer_status(right, left).endpoint.filter(|&to| to == stranger), None, "{kind:?}");
+        assert!(world.ping(left, right, 5 * SECOND).is_some(), "{kind:?}");
+        assert_eq!(world.flow(flow).received, 1, "{kind:?}");
+        world.settle();
+    }
+}
+
+#[test]
 fn garbage_from_strangers_is_counted_and_never_answered() {
     let (mut world, left, right) = World::pair(7);
     assert!(world.ping(left, right, SECOND).is_some());

@@ -233,10 +233,11 @@ impl Node {
         let took = now.saturating_duration_since(attempt.sent_at);
         p.handshake_took = Some(took);
         p.attempt = None; // its slot is the session's now
-        p.endpoint = Some(from);
+        // A response can be captured and sent on from elsewhere just as an initiation can: the path stays where we called.
+        let endpoint = p.endpoint.unwrap_or(from);
         let done = p.switch_to(session);
         self.retire(&done);
-        self.established(now, peer, from, Some(took));
+        self.established(now, peer, endpoint, Some(took));
         Ok(())
     }
 

@@ -33,8 +33,8 @@ use crate::status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
 use crate::table::{PeerRow, PeerState, Published, SessionRow, Table};
 use crate::worker::{Setup, Worker};
 
-/// How often the node looks at its peers while any of them is active. All its deadlines are at least ten times as far
-/// apart, so none is noticeably late.
+/// How often the node looks at its peers while any of them is active: its deadlines are half a second apart and more, so
+/// that none is noticeably late.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);

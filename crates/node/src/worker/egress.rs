@@ -2,8 +2,8 @@
 //!
 //! Each peer has its own queue of sealed trains; the link is shared by deficit round robin (Shreedhar and Varghese,
 //! 1995), and each queue is kept short by CoDel (RFC 8289). A queue may hold as many packets as the path has in flight
-//! (rate × RTT); when one is full, or the buffers run low, the worker stops reading the TUN, so that the kernel's own queue pushes back on
-//! whoever sends.
+//! (rate × RTT); when one is full, or the buffers run low, the worker stops reading the TUN. The kernel's own queue then
+//! fills, and what it drops, it counts: the TUN driver has no other way to tell a sender.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;

@@ -149,25 +149,16 @@ impl Worker {
         if ready.link {
             ready.link = self.receive(now, tun, link);
         }
-        self.refresh();
-        let mut cx = Context {
-            now,
-            start: self.start,
-            lane: self.lane,
-            table: &self.table,
-            pool: &self.pool,
-            drops: &self.drops,
-            events: &mut self.events,
-        };
-        if !self.egress.is_empty() {
-            self.egress.drain(&mut cx, link, &mut ready.writable);
+        let (mut cx, egress, outbound, _) = self.parts(now);
+        if !egress.is_empty() {
+            egress.drain(&mut cx, link, &mut ready.writable);
         }
-        let exit = &mut Exit { link, egress: &mut self.egress, writable: &mut ready.writable };
-        if self.outbound.has_waiting() {
-            self.outbound.release(&mut cx, exit);
+        let exit = &mut Exit { link, egress, writable: &mut ready.writable };
+        if outbound.has_waiting() {
+            outbound.release(&mut cx, exit);
         }
         if ready.tun && !exit.egress.pushes_back() {
-            ready.tun = self.outbound.forward(&mut cx, tun, exit);
+            ready.tun = outbound.forward(&mut cx, tun, exit);
         }
         ready.link || (ready.tun && !self.egress.pushes_back())
     }
@@ -179,27 +170,21 @@ impl Worker {
             let Some((filled, received)) = self.inbound.receive(link) else { return false };
             // Only now: a session is published before the peer can know of it, so whatever has arrived by now has its
             // session in the table of now.
-            self.refresh();
-            let mut cx = Context {
-                now,
-                start: self.start,
-                lane: self.lane,
-                table: &self.table,
-                pool: &self.pool,
-                drops: &self.drops,
-                events: &mut self.events,
-            };
-            self.inbound.forward(&mut cx, tun, link, filled);
+            let (mut cx, _, _, inbound) = self.parts(now);
+            inbound.forward(&mut cx, tun, link, filled);
             // Empty datagrams count too, or a flood of them would hold us here.
             bytes += received + filled;
         }
         true
     }
 
-    fn refresh(&mut self) {
+    /// The worker taken apart: the context of one piece of work, with the newest table, and those who do it.
+    fn parts(&mut self, now: Instant) -> (Context<'_>, &mut Egress, &mut Outbound, &mut Inbound) {
         if let Some(table) = self.published.newer(&mut self.seen_generation) {
             self.table = table;
         }
+        let Self { lane, start, pool, drops, table, events, egress, outbound, inbound, .. } = self;
+        (Context { now, start: *start, lane: *lane, table, pool, drops, events }, egress, outbound, inbound)
     }
 
     /// The next thing the node must know.

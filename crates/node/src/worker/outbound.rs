@@ -100,11 +100,16 @@ impl Assembly {
 /// A packet that waits for a handshake.
 #[derive(Debug)]
 struct Kept {
-    /// A virtio-net header and the packet.
-    buf: Buf,
+    packet: Buf,
+    plan: SuperPacket,
     since: Instant,
-    /// Segments: what it counts for when it is dropped.
-    segments: u64,
+}
+
+impl Kept {
+    /// What it counts for.
+    fn segments(&self) -> u64 {
+        self.plan.segment_count() as u64
+    }
 }
 
 /// A peer's packets that wait for a handshake.
@@ -204,12 +209,8 @@ impl Outbound {
     fn release_peer<L: Link>(&mut self, cx: &mut Context<'_>, peer: PeerId, exit: &mut Exit<'_, L>) {
         let row = &cx.table.peers[peer.0 as usize];
         if let Some(session) = usable_session(cx, peer) {
-            while let Some(Kept { buf, .. }) = self.waiting[peer.0 as usize].packets.pop_front() {
-                let Some((vnet, packet)) = buf.split_first_chunk() else { continue };
-                let plan =
-                    VnetHeader::parse(vnet).ok().map(|vnet| SuperPacket::parse(&vnet, packet, packet.len()));
-                let Some(Ok(plan)) = plan else { continue };
-                self.packet[..packet.len()].copy_from_slice(packet);
+            while let Some(Kept { packet, plan, .. }) = self.waiting[peer.0 as usize].packets.pop_front() {
+                self.packet[..packet.len()].copy_from_slice(&packet);
                 self.seal(cx, peer, session, &plan, exit);
             }
             return;
@@ -218,7 +219,7 @@ impl Outbound {
         let reason =
             if row.endpoint.is_some() { DropReason::HandshakeTimeout } else { DropReason::NoEndpoint };
         while let Some(kept) = waiting.packets.pop_front_if(|kept| cx.now >= kept.since + WAITING_TIME) {
-            row.state.drops.add(reason, kept.segments);
+            row.state.drops.add(reason, kept.segments());
         }
     }
 
@@ -229,7 +230,7 @@ impl Outbound {
     /// Segments that wait for a handshake.
     pub(super) fn waiting(&self) -> usize {
         let kept = self.waiting_peers.iter().flat_map(|peer| &self.waiting[peer.0 as usize].packets);
-        kept.map(|kept| kept.segments as usize).sum()
+        kept.map(|kept| kept.plan.segment_count()).sum()
     }
 
     /// When the first of them is given up.
@@ -253,9 +254,8 @@ impl Outbound {
         exit: &mut Exit<'_, L>,
     ) {
         let packet = &self.packet[..len];
-        let plan = VnetHeader::parse(vnet).ok().map(|vnet| (vnet, SuperPacket::parse(&vnet, packet, len)));
-        let Some((vnet, Ok(plan))) = plan.filter(|(_, plan)| plan.is_ok_and(|plan| plan.total_len() == len))
-        else {
+        let plan = VnetHeader::parse(vnet).ok().and_then(|vnet| SuperPacket::parse(&vnet, packet, len).ok());
+        let Some(plan) = plan.filter(|plan| plan.total_len() == len) else {
             cx.drops.add(DropReason::TunMalformed, 1);
             return;
         };
@@ -265,7 +265,7 @@ impl Outbound {
         };
         match usable_session(cx, peer) {
             Some(session) => self.seal(cx, peer, session, &plan, exit),
-            None => self.wait(cx, peer, &vnet, len, plan.segment_count() as u64),
+            None => self.wait(cx, peer, plan),
         }
     }
 
@@ -360,7 +360,7 @@ impl Outbound {
     }
 
     /// Keeps the packet just read until there is a session.
-    fn wait(&mut self, cx: &mut Context<'_>, peer: PeerId, vnet: &VnetHeader, len: usize, segments: u64) {
+    fn wait(&mut self, cx: &mut Context<'_>, peer: PeerId, plan: SuperPacket) {
         let drops = &cx.table.peers[peer.0 as usize].state.drops;
         let waiting = &mut self.waiting[peer.0 as usize];
         if waiting.asked_at.is_none_or(|at| cx.now >= at + ASK_AGAIN) {
@@ -370,22 +370,20 @@ impl Outbound {
         if waiting.packets.len() == WAITING_MAX
             && let Some(oldest) = waiting.packets.pop_front()
         {
-            drops.add(DropReason::HandshakeQueueFull, oldest.segments);
+            drops.add(DropReason::HandshakeQueueFull, oldest.segments());
         }
-        let bytes = VnetHeader::LEN + len;
-        let class = if bytes <= Class::SMALL_BYTES { Class::Small } else { Class::Large };
-        let Some(mut buf) = cx.pool.take(class) else {
-            drops.add(DropReason::PoolExhausted, segments);
+        let len = plan.total_len();
+        let class = if len <= Class::SMALL_BYTES { Class::Small } else { Class::Large };
+        let Some(mut packet) = cx.pool.take(class) else {
+            drops.add(DropReason::PoolExhausted, plan.segment_count() as u64);
             return;
         };
-        let storage = buf.storage_mut();
-        storage[..VnetHeader::LEN].copy_from_slice(&vnet.to_bytes());
-        storage[VnetHeader::LEN..bytes].copy_from_slice(&self.packet[..len]);
-        buf.commit(0..bytes);
+        packet.storage_mut()[..len].copy_from_slice(&self.packet[..len]);
+        packet.commit(0..len);
         if waiting.packets.is_empty() && !self.waiting_peers.contains(&peer) {
             self.waiting_peers.push(peer);
         }
-        waiting.packets.push_back(Kept { buf, since: cx.now, segments });
+        waiting.packets.push_back(Kept { packet, plan, since: cx.now });
     }
 }
 
