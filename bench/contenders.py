@@ -49,13 +49,13 @@ contender("tun-cat-gso", needs=["tuncat"], kind="floor", version="helpers/tuncat
 SHADOWMESH = os.environ.get("SHADOWMESH") or os.path.join(REPO, "target/release/shadowmesh")
 
 
-def overlay_conf(c, t, key, peer, peer_pub, extra="", more=""):
+def overlay_conf(c, t, key, peer, peer_pub, extra="", more="", node=""):
     ns, ul, ol, pul, pol, _ = ENDS[0 if t == "L" else 1]
     keyfile = c.write(f"{t}.key", key + "\n")
     return c.write(f"bench{t}.toml", f"""[node]
 private_key_file = "{keyfile}"
 listen = "0.0.0.0:9443"
-[tun]
+{node}[tun]
 name = "sm{t}"
 address = ["{ol}/24"]
 [[peer]]
@@ -79,8 +79,8 @@ def idle_peers(count, routes_each):
     return "".join(out)
 
 
-def shadowmesh(c, extra="", more=""):
-    """Two nodes; `more` is appended to the left one's configuration."""
+def shadowmesh(c, extra="", more="", node=""):
+    """Two nodes; `more` is appended to the left one's configuration, `node` to both [node] sections."""
     key = {t: sh([SHADOWMESH, "genkey"]).strip() for t in "LR"}
     pub = {t: sh([SHADOWMESH, "pubkey"], inp=key[t] + "\n").strip() for t in "LR"}
     state = os.path.join(c.dir, "state")
@@ -88,7 +88,7 @@ def shadowmesh(c, extra="", more=""):
     confs = []
     for ns, ul, ol, pul, pol, t in ENDS:
         peer = "R" if t == "L" else "L"
-        confs.append(overlay_conf(c, t, key[t], peer, pub[peer], extra, more if t == "L" else ""))
+        confs.append(overlay_conf(c, t, key[t], peer, pub[peer], extra, more if t == "L" else "", node))
         c.spawn(ns, [SHADOWMESH, "up", "-c", confs[-1]], env={"SHADOWMESH_STATE_DIR": state})
     for ns, ul, ol, pul, pol, t in ENDS:
         c.wait_if(ns, f"sm{t}")
@@ -97,6 +97,7 @@ def shadowmesh(c, extra="", more=""):
 
 contender("shadowmesh", needs=[SHADOWMESH], version=ver(f"{SHADOWMESH} version"))(lambda c: shadowmesh(c))
 contender("shadowmesh-wg", needs=[SHADOWMESH], version="protocol = \"wireguard\"")(lambda c: shadowmesh(c, 'protocol = "wireguard"\n'))
+contender("shadowmesh-aes", needs=[SHADOWMESH], version="cipher = \"aes-256-gcm\"")(lambda c: shadowmesh(c, node='cipher = "aes-256-gcm"\n'))
 contender("shadowmesh-1000", needs=[SHADOWMESH], version="1,000 peers, 10,000 routes on the left")(lambda c: shadowmesh(c, more=idle_peers(999, 10)))
 
 
@@ -325,18 +326,45 @@ contender("plain-tcp+bbr", kind="proxy", version="kernel")(plain)
 contender("wireguard-go+bbr", needs=[WGGO, "wg"], kind="proxy", version="")(lambda c: (wg_go(c), {"host": OR, "port": IPERF_PORT})[1])
 
 
-def kcptun(snd):
+def sm_forward(c):
+    """A forwarded port on streams of a session between two nodes without an interface."""
+    key = {t: sh([SHADOWMESH, "genkey"]).strip() for t in "LR"}
+    pub = {t: sh([SHADOWMESH, "pubkey"], inp=key[t] + "\n").strip() for t in "LR"}
+    section = {"L": f'[[forward]]\nlisten = "127.0.0.1:{P}"\ntarget = "127.0.0.1:{IPERF_PORT}"\nvia = "peer"\n',
+               "R": '[exit]\nallow = ["127.0.0.0/8"]\n'}
+    for ns, ul, ol, pul, pol, t in reversed(ENDS):
+        peer = "R" if t == "L" else "L"
+        keyfile = c.write(f"{t}.key", key[t] + "\n")
+        conf = c.write(f"forward{t}.toml", f"""[node]
+private_key_file = "{keyfile}"
+listen = "0.0.0.0:9443"
+[[peer]]
+name = "peer"
+public_key = "{pub[peer]}"
+endpoint = "{pul}:9443"
+{section[t]}""")
+        c.spawn(ns, [SHADOWMESH, "up", "-c", conf], env={"SHADOWMESH_STATE_DIR": c.dir})
+    c.wait_listen(NSL, P)
+    return FWD
+
+
+contender("shadowmesh-forward", needs=[SHADOWMESH], kind="proxy", version="[[forward]] on streams, adaptive FEC")(sm_forward)
+
+
+def kcptun(snd, server=("kcptun-server",), client=("kcptun-client",)):
     def setup(c):
         common = ["--key", "bench", "--crypt", "aes-128", "--mode", "fast2", "--nocomp", "--sndwnd", str(snd), "--rcvwnd", str(max(snd, 1024)), "--quiet"]
-        c.spawn(NSR, [which("kcptun-server"), "-t", "127.0.0.1:5201", "-l", f"{UR}:4000"] + common)
+        c.spawn(NSR, [which(server[0]), *server[1:], "-t", "127.0.0.1:5201", "-l", f"{UR}:4000"] + common)
         c.wait_listen(NSR, 4000, "udp")
-        c.spawn(NSL, [which("kcptun-client"), "-r", f"{UR}:4000", "-l", f"127.0.0.1:{P}"] + common)
+        c.spawn(NSL, [which(client[0]), *client[1:], "-r", f"{UR}:4000", "-l", f"127.0.0.1:{P}"] + common)
         c.wait_listen(NSL, P)
         return FWD
     return setup
 
 
 contender("kcptun", needs=["kcptun-server", "kcptun-client"], kind="proxy", version=deb("kcptun"))(kcptun(1024))
+contender("shadowmesh-kcptun", needs=[SHADOWMESH], kind="proxy", version="in place of kcptun, same flags")(
+    kcptun(1024, (SHADOWMESH, "kcptun", "server"), (SHADOWMESH, "kcptun", "client")))
 contender("kcptun-w4096", needs=["kcptun-server", "kcptun-client"], kind="proxy", version=deb("kcptun"))(kcptun(4096))
 
 
@@ -391,5 +419,5 @@ def veth_udp(c):
     return {"host": UR, "port": IPERF_PORT, "udp_only": True}
 
 
-LOSSY_DEFAULT = ["plain-tcp+cubic", "plain-tcp+bbr", "kcptun", "ss-libev", "ss-rust", "ssh-L", "wireguard-go", "wireguard-go+bbr",
+LOSSY_DEFAULT = ["shadowmesh-forward", "shadowmesh-kcptun", "plain-tcp+cubic", "plain-tcp+bbr", "kcptun", "ss-libev", "ss-rust", "ssh-L", "wireguard-go", "wireguard-go+bbr",
                  "quincy", "wg-go+phantun", "phantun-udp"]

@@ -158,6 +158,8 @@ struct Machine {
 impl Machine {
     fn new(secret: StaticSecret, peers: Vec<PeerConfig>, from: impl Into<SocketAddr>, now: Instant) -> Self {
         let config = Config {
+            suite: handshake::preferred_suite(),
+            streams: false,
             secret,
             workers: 1,
             mtu: 1_500,

@@ -3,34 +3,70 @@
 use std::time::{Duration, Instant};
 
 /// Outer packet sizes to try when the wanted one does not pass: Ethernet, PPPoE, tunnels in tunnels, the IPv6 minimum.
-const SIZES: [u16; 11] = [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, 1280];
+const SIZES: [u16; 11] = [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, SMALLEST];
+/// What every path is believed to pass (RFC 8899 §5.1.2, `BASE_PLPMTU`).
+const SMALLEST: u16 = 1280;
 /// Between two rounds of probes.
 const RETRY: Duration = Duration::from_millis(500);
 /// The wanted size is tried alone first; then, so many times, all sizes are tried at once.
 const ROUNDS: u32 = 3;
 /// A smaller size than wanted is put in question again after this time (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
 const RAISE: Duration = Duration::from_mins(10);
+/// A search that nothing at all came of is made again after this time.
+const AGAIN: Duration = Duration::from_secs(30);
+/// So many confirmations in a row that do not arrive make a size doubtful (RFC 8899 §5.1.2, `MAX_PROBES`).
+const MISSED_MAX: u32 = 3;
 
-/// The search for the largest packet that one path passes.
+/// The search for the largest packet that one path passes, and the watch over it.
 ///
 /// Call [`poll`](Self::poll) now and then, until it returns `None`; probe with what it returns; tell of answers with
 /// [`handle_answer`](Self::handle_answer). A healthy path costs one probe, a narrow one a dozen small bursts at most. A
 /// size counts as lost only while the path is otherwise alive, which the caller knows: it polls only then.
+///
+/// A path may become narrower without a word (a black hole, RFC 8899 §4.3). So that this is noticed, send while the path
+/// is in use a probe of the size of [`confirmation`](Self::confirmation) together with a small one, and tell with
+/// [`handle_missed`](Self::handle_missed) when only the small one was answered.
 #[derive(Debug)]
 pub struct PathMtu {
+    /// What the largest inner packet takes outside.
     wanted: u16,
+    /// More than this the operating system does not send.
+    ceiling: u16,
     /// Known to pass.
     confirmed: Option<u16>,
+    /// In use until the search that has just begun knows better.
+    held: Option<u16>,
     round: u32,
     /// Sizes of this round that were handed out; the wanted one is the first.
     sent: usize,
     round_at: Option<Instant>,
+    /// Confirmations missed in a row.
+    missed: u32,
 }
 
 impl PathMtu {
     /// A search downwards from outer packets of `wanted` bytes.
     pub fn new(wanted: u16, now: Instant) -> Self {
-        Self { wanted, confirmed: None, round: 0, sent: 0, round_at: Some(now) }
+        Self {
+            wanted,
+            ceiling: u16::MAX,
+            confirmed: None,
+            held: None,
+            round: 0,
+            sent: 0,
+            round_at: Some(now),
+            missed: 0,
+        }
+    }
+
+    /// The largest outer packet to send: what is known to pass, or as long as nothing is known, what is wanted.
+    pub fn limit(&self) -> u16 {
+        self.confirmed.or(self.held).unwrap_or(self.target())
+    }
+
+    /// What the search hopes for.
+    fn target(&self) -> u16 {
+        self.wanted.min(self.ceiling)
     }
 
     /// The size of the next outer packet to probe with now, if one is due.
@@ -41,7 +77,7 @@ impl PathMtu {
         }
         if self.round > ROUNDS {
             // Time to look whether the path has grown. What it is known to pass stands until then.
-            *self = Self { confirmed: self.confirmed, ..Self::new(self.wanted, now) };
+            self.round = 0;
         }
         if let Some(size) = self.sizes().nth(self.sent) {
             self.sent += 1;
@@ -49,39 +85,86 @@ impl PathMtu {
         }
         self.sent = 0;
         self.round += 1;
-        let pause = if self.round > ROUNDS { RAISE } else { RETRY };
+        let pause = match self.confirmed {
+            _ if self.round <= ROUNDS => RETRY,
+            Some(_) => RAISE,
+            None => AGAIN,
+        };
         self.round_at = Some(round_at.max(now) + pause);
         None
     }
 
     /// What this round probes with, largest first: nothing that would be no news.
     fn sizes(&self) -> impl Iterator<Item = u16> + use<> {
-        let Self { wanted, confirmed, round, .. } = *self;
+        let Self { confirmed, round, .. } = *self;
+        let target = self.target();
         let others = if round == 0 { &[][..] } else { &SIZES[..] };
-        let smaller = others.iter().copied().filter(move |&size| size < wanted);
-        std::iter::once(wanted).chain(smaller).filter(move |&size| confirmed.is_none_or(|known| size > known))
+        let smaller = others.iter().copied().filter(move |&size| size < target);
+        std::iter::once(target).chain(smaller).filter(move |&size| confirmed.is_none_or(|known| size > known))
     }
 
-    /// A probe of `size` arrived. Returns whether that was news: the path passes more than was known.
+    /// A probe of `size` arrived. Returns whether that was news: more is known to pass than before.
     pub fn handle_answer(&mut self, size: u16) -> bool {
-        if size > self.wanted || self.confirmed.is_some_and(|known| known >= size) {
+        if self.confirmed == Some(size) {
+            self.missed = 0;
+        }
+        if size > self.target() || self.confirmed.is_some_and(|known| known >= size) {
             return false;
         }
         self.confirmed = Some(size);
-        if size == self.wanted {
+        self.missed = 0;
+        if size == self.target() {
             self.round_at = None;
         }
         true
     }
 
-    /// The path has changed, or refused a packet: search again.
+    /// The size that a path in use should be probed with now and then; `None` while there is nothing to confirm.
+    pub fn confirmation(&self) -> Option<u16> {
+        let searching = self.round_at.is_some() && self.round <= ROUNDS;
+        self.confirmed.filter(|&size| size > SMALLEST && !searching)
+    }
+
+    /// A probe of `size` was not answered, though a small one that was sent after it was. A few of these in a row start
+    /// the search anew; what is in use stays in use until that has found something.
+    pub fn handle_missed(&mut self, size: u16, now: Instant) {
+        if self.confirmed != Some(size) {
+            return;
+        }
+        self.missed += 1;
+        if self.missed == MISSED_MAX {
+            self.doubt(now);
+        }
+    }
+
+    /// What is in use does not pass, it seems: tries all sizes at once, unless a search is under way.
+    pub fn doubt(&mut self, now: Instant) {
+        if self.round_at.is_some() && self.round <= ROUNDS {
+            return;
+        }
+        let Self { wanted, ceiling, .. } = *self;
+        *self = Self { ceiling, held: Some(self.limit()), round: 1, ..Self::new(wanted, now) };
+    }
+
+    /// The path is another one: search from the beginning.
     pub fn restart(&mut self, wanted: u16, now: Instant) {
         *self = Self::new(wanted, now);
     }
 
-    /// The largest size known to pass.
-    pub fn confirmed(&self) -> Option<u16> {
-        self.confirmed
+    /// The operating system sends no more than `ceiling` bytes on this path: the MTU of an interface or a route, or what
+    /// an ICMP message has said (RFC 8899 §4.6: it may lower the size, and only probes confirm one). Returns whether the
+    /// [limit](Self::limit) has changed.
+    pub fn set_ceiling(&mut self, ceiling: u16, now: Instant) -> bool {
+        let (before, target) = (self.limit(), self.target());
+        self.ceiling = ceiling;
+        if self.target() != target {
+            let confirmed = self.confirmed.filter(|&size| size <= self.target());
+            *self = Self { ceiling, confirmed, ..Self::new(self.wanted, now) };
+            if confirmed == Some(self.target()) {
+                self.round_at = None;
+            }
+        }
+        self.limit() != before
     }
 }
 
@@ -105,12 +188,21 @@ mod tests {
         probes
     }
 
+    /// A path of `mtu` bytes whose search from 1,500 is over.
+    fn searched(mtu: u16) -> (PathMtu, Instant) {
+        let mut now = Instant::now();
+        let mut path = PathMtu::new(1500, now);
+        search(&mut path, mtu, &mut now, RETRY * 5);
+        (path, now)
+    }
+
     #[test]
     fn a_path_that_passes_everything_takes_one_probe() {
         let mut now = Instant::now();
         let mut path = PathMtu::new(1500, now);
+        assert_eq!(path.limit(), 1500, "believed until there is a reason not to");
         assert_eq!(search(&mut path, 1500, &mut now, RAISE * 2), 1);
-        assert_eq!(path.confirmed(), Some(1500));
+        assert_eq!(path.limit(), 1500);
     }
 
     #[test]
@@ -119,7 +211,7 @@ mod tests {
             let mut now = Instant::now();
             let mut path = PathMtu::new(1500, now);
             search(&mut path, mtu, &mut now, Duration::from_secs(1));
-            assert_eq!(path.confirmed(), Some(expected));
+            assert_eq!(path.limit(), expected);
         }
     }
 
@@ -127,18 +219,19 @@ mod tests {
     fn a_dead_path_costs_a_bounded_number_of_probes() {
         let mut now = Instant::now();
         let mut path = PathMtu::new(1500, now);
-        let probes = search(&mut path, 0, &mut now, RAISE);
+        let probes = search(&mut path, 0, &mut now, AGAIN);
         assert_eq!(probes, 1 + ROUNDS * SIZES.len() as u32);
+        search(&mut path, 1400, &mut now, AGAIN);
+        assert_eq!(path.limit(), 1400, "and is searched again when it lives");
     }
 
     #[test]
     fn a_narrow_path_is_tried_again_later_and_keeps_what_it_has_until_then() {
-        let mut now = Instant::now();
-        let mut path = PathMtu::new(1500, now);
-        search(&mut path, 1400, &mut now, RAISE);
-        assert_eq!(path.confirmed(), Some(1400));
-        search(&mut path, 1500, &mut now, RETRY * 10);
-        assert_eq!(path.confirmed(), Some(1500));
+        let (mut path, mut now) = searched(1400);
+        search(&mut path, 1400, &mut now, RAISE / 2);
+        assert_eq!(path.limit(), 1400);
+        search(&mut path, 1500, &mut now, RAISE / 2);
+        assert_eq!(path.limit(), 1500);
     }
 
     #[test]
@@ -147,6 +240,51 @@ mod tests {
         assert!(path.handle_answer(1400));
         assert!(!path.handle_answer(1300), "known");
         assert!(!path.handle_answer(1501), "of an earlier search, with other wishes");
-        assert_eq!(path.confirmed(), Some(1400));
+        assert_eq!(path.limit(), 1400);
+    }
+
+    #[test]
+    fn a_path_that_narrows_without_a_word_is_searched_after_three_missed_confirmations() {
+        let (mut path, mut now) = searched(1500);
+        for _ in 1..MISSED_MAX {
+            path.handle_missed(path.confirmation().unwrap(), now);
+        }
+        assert_eq!(path.poll(now), None, "that may be chance");
+        path.handle_answer(1500);
+        for _ in 0..MISSED_MAX {
+            assert_eq!(path.confirmation(), Some(1500));
+            path.handle_missed(1500, now);
+        }
+        assert_eq!(path.confirmation(), None, "in doubt");
+        assert_eq!(path.limit(), 1500, "in use as long as nothing better is known");
+        search(&mut path, 1400, &mut now, RETRY);
+        assert_eq!(path.limit(), 1400);
+    }
+
+    #[test]
+    fn a_false_alarm_costs_probes_and_nothing_else() {
+        let (mut path, mut now) = searched(1500);
+        (0..MISSED_MAX).for_each(|_| path.handle_missed(1500, now));
+        search(&mut path, 1500, &mut now, RETRY);
+        assert_eq!((path.limit(), path.confirmation()), (1500, Some(1500)));
+    }
+
+    #[test]
+    fn the_smallest_size_needs_no_confirmation() {
+        assert_eq!(searched(1280).0.confirmation(), None);
+    }
+
+    #[test]
+    fn what_the_operating_system_refuses_is_not_even_tried() {
+        let (mut path, mut now) = searched(1500);
+        assert!(!path.set_ceiling(1500, now), "no news");
+        assert!(path.set_ceiling(1400, now));
+        assert_eq!(path.limit(), 1400, "before any probe");
+        let probed: Vec<u16> = std::iter::from_fn(|| path.poll(now)).collect();
+        assert_eq!(probed, [1400]);
+        path.handle_answer(1400);
+        assert!(!path.set_ceiling(9000, now), "growing must be proved");
+        search(&mut path, 1500, &mut now, RETRY);
+        assert_eq!(path.limit(), 1500);
     }
 }

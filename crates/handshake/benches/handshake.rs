@@ -16,7 +16,7 @@ fn main() {
 }
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::WireGuard, Protocol::ShadowMesh];
-const SUITES: [Suite; 2] = [Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
+const SUITES: [Suite; 3] = Suite::ALL;
 const PLAINTEXT_BYTES: [usize; 3] = [64, 1_400, 8_900];
 
 struct Pair {

@@ -1,10 +1,11 @@
 //! The primitives, under the names the Noise and WireGuard papers give them.
 //!
-//! AWS-LC provides X25519 and the AEADs, the `blake2` crate BLAKE2s. HMAC, HKDF and HChaCha20 are small
-//! compositions of those and live here.
+//! AWS-LC provides X25519, AES-256-GCM and ChaCha20-Poly1305, the `aegis` crate (libaegis) AEGIS-256X4, the `blake2` crate
+//! BLAKE2s. HMAC, HKDF and HChaCha20 are small compositions of those and live here.
 
 use std::fmt;
 
+use aegis::aegis256x4::Aegis256X4;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -124,17 +125,24 @@ impl fmt::Debug for KeyPair {
     }
 }
 
-/// An AEAD key, expanded once and used for many messages.
-pub(crate) struct AeadKey(LessSafeKey);
+/// An AEAD key, ready to be used for many messages.
+pub(crate) enum AeadKey {
+    /// Expanded once: AES-256-GCM and ChaCha20-Poly1305.
+    Expanded(LessSafeKey),
+    /// AEGIS-256X4 has no key schedule: the key goes into the state of each message as it is.
+    Aegis(Secret),
+}
 
 impl Drop for AeadKey {
     /// AWS-LC clears what it has on its heap, but an expanded AEAD key is in our memory, and is not cleared. So another key
     /// is put in its place. This reaches the place where the key spent its life, not copies a move may have left behind.
     fn drop(&mut self) {
-        if let Ok(blank) = UnboundKey::new(self.0.algorithm(), &[0; 32]) {
-            self.0 = LessSafeKey::new(blank);
+        if let Self::Expanded(key) = self
+            && let Ok(blank) = UnboundKey::new(key.algorithm(), &[0; 32])
+        {
+            *key = LessSafeKey::new(blank);
             // The value is read as far as the compiler knows, so the assignment has to happen.
-            std::hint::black_box(&self.0);
+            std::hint::black_box(key);
         }
     }
 }
@@ -148,25 +156,33 @@ impl AeadKey {
         let algorithm: &'static Algorithm = match suite {
             Suite::Aes256Gcm => &AES_256_GCM,
             Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Suite::Aegis256X4 => return Self::Aegis(Zeroizing::new(*key)),
         };
-        Self(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("both suites take keys of 32 bytes")))
+        let key = UnboundKey::new(algorithm, key).expect("both algorithms take keys of 32 bytes");
+        Self::Expanded(LessSafeKey::new(key))
     }
 
     /// Encrypts `text` in place and writes the tag to `tag`, which has room for exactly [`TAG_LEN`] bytes.
     #[inline]
     pub(crate) fn seal(&self, nonce: [u8; 12], associated_data: &[u8], text: &mut [u8], tag: &mut [u8]) {
-        self.0
-            .seal_in_place_scatter(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(associated_data),
-                text,
-                &[],
-                tag,
-            )
-            .expect("the tag has its length, and no message comes near the 64 GiB an AEAD allows");
+        match self {
+            Self::Expanded(key) => key
+                .seal_in_place_scatter(
+                    Nonce::assume_unique_for_key(nonce),
+                    Aad::from(associated_data),
+                    text,
+                    &[],
+                    tag,
+                )
+                .expect("the tag has its length, and no message comes near the 64 GiB an AEAD allows"),
+            Self::Aegis(key) => {
+                let aegis = Aegis256X4::<TAG_LEN>::new(key, &aegis_nonce(nonce));
+                tag.copy_from_slice(&aegis.encrypt_in_place(text, associated_data));
+            }
+        }
     }
 
-    /// Decrypts `text` in place.
+    /// Decrypts `text` in place. What does not authenticate leaves nothing of use in `text`.
     #[inline]
     pub(crate) fn open(
         &self,
@@ -175,12 +191,29 @@ impl AeadKey {
         text: &mut [u8],
         tag: &[u8],
     ) -> Result<(), Unauthentic> {
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        match self.0.open_in_place_separate_tag(nonce, Aad::from(associated_data), tag, text) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Unauthentic),
+        match self {
+            Self::Expanded(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                match key.open_in_place_separate_tag(nonce, Aad::from(associated_data), tag, text) {
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(Unauthentic),
+                }
+            }
+            Self::Aegis(key) => {
+                let tag: &[u8; TAG_LEN] = tag.try_into().map_err(|_| Unauthentic)?;
+                let aegis = Aegis256X4::<TAG_LEN>::new(key, &aegis_nonce(nonce));
+                aegis.decrypt_in_place(text, tag, associated_data).map_err(|_| Unauthentic)
+            }
         }
     }
+}
+
+/// AEGIS-256X4 takes nonces of 32 bytes: ours, and zeros.
+#[inline]
+fn aegis_nonce(nonce: [u8; 12]) -> [u8; 32] {
+    let mut long = [0; 32];
+    long[..12].copy_from_slice(&nonce);
+    long
 }
 
 /// The nonce of message number `counter`: four zero bytes, then the counter, little-endian (whitepaper
@@ -305,6 +338,20 @@ mod tests {
         assert_eq!(xopen(&key, &nonce, b"another", &mut text.clone()), Err(Unauthentic));
         assert_eq!(xopen(&key, &nonce, aad, &mut text), Ok(()));
         assert_eq!(&text[..16], b"a cookie of 16 b");
+    }
+
+    #[test]
+    fn aegis_256x4_matches_the_drafts_test_vectors() {
+        // draft-irtf-cfrg-aegis-aead, "AEGIS-256X4 Test Vectors", the two with tags of 128 bits
+        let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let nonce: [u8; 32] = std::array::from_fn(|i| i as u8 + 0x10);
+        let aegis = Aegis256X4::<TAG_LEN>::new(&key, &nonce);
+        assert_eq!(aegis.encrypt_in_place(&mut [], &[]), unhex::<16>("3b7fee6cee7bf17888ad11ed2397beb4"));
+        let mut text: [u8; 120] = std::array::from_fn(|i| i as u8 % 4 + 4);
+        let tag = aegis.encrypt_in_place(&mut text, &[1, 2, 3, 4, 1, 2, 3, 4]);
+        assert_eq!(text[..16], unhex::<16>("bfc2085b7e8017da99b0b6d646ae4d01"));
+        assert_eq!(text[104..], unhex::<16>("813808b81748a490dd656465fed61f09"));
+        assert_eq!(tag, unhex::<16>("b63b611b13975e2f3dc3cb6c2397bfcd"));
     }
 
     #[test]

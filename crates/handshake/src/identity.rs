@@ -18,17 +18,33 @@ pub enum Protocol {
 /// The AEAD that seals the packets of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Suite {
-    /// AES-256-GCM: four times as fast as ChaCha20-Poly1305 on a CPU with AES instructions.
+    /// AES-256-GCM (NIST SP 800-38D).
     Aes256Gcm,
-    /// ChaCha20-Poly1305: the only one WireGuard knows, and the faster one without AES instructions.
+    /// ChaCha20-Poly1305 (RFC 8439): the only one WireGuard knows, and the fastest without AES instructions.
     ChaCha20Poly1305,
+    /// AEGIS-256X4 with a tag of 128 bits (draft-irtf-cfrg-aegis-aead): built of AES rounds, with nothing to set up for
+    /// each message but its state. Packets are short, so it takes half the time of AES-256-GCM.
+    Aegis256X4,
 }
 
 impl Suite {
+    /// All of them, the fastest with AES instructions first.
+    pub const ALL: [Self; 3] = [Self::Aegis256X4, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+
+    /// The name in the specification, as people are shown it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+            Self::Aegis256X4 => "AEGIS-256X4",
+        }
+    }
+
     pub(crate) const fn to_wire(self) -> u8 {
         match self {
             Self::Aes256Gcm => 1,
             Self::ChaCha20Poly1305 => 2,
+            Self::Aegis256X4 => 3,
         }
     }
 
@@ -36,22 +52,21 @@ impl Suite {
         match byte {
             1 => Some(Self::Aes256Gcm),
             2 => Some(Self::ChaCha20Poly1305),
+            3 => Some(Self::Aegis256X4),
             _ => None,
         }
     }
 }
 
-/// The suite this CPU is faster at: AES-256-GCM where it has AES and carry-less multiplication instructions.
+/// The suite this CPU is fastest at: AEGIS-256X4 where it has AES instructions.
 pub fn preferred_suite() -> Suite {
     #[cfg(target_arch = "x86_64")]
-    let accelerated =
-        std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    let accelerated = std::arch::is_x86_feature_detected!("aes");
     #[cfg(target_arch = "aarch64")]
-    let accelerated =
-        std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    let accelerated = std::arch::is_aarch64_feature_detected!("aes");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let accelerated = false;
-    if accelerated { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }
+    if accelerated { Suite::Aegis256X4 } else { Suite::ChaCha20Poly1305 }
 }
 
 /// Our own keys.

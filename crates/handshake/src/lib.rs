@@ -101,8 +101,9 @@
 //! ```
 //!
 //! - `e`: an ephemeral X25519 key; `s`: the initiator's static key; `e1`: an ephemeral ML-KEM-768 key and
-//!   `ciphertext` a secret encapsulated to it. `suite` is 1 for AES-256-GCM and 2 for ChaCha20-Poly1305, and
-//!   is about data packets only.
+//!   `ciphertext` a secret encapsulated to it. `suite` is 1 for AES-256-GCM, 2 for ChaCha20-Poly1305, 3 for
+//!   AEGIS-256X4 with a tag of 16 bytes, and is about data packets only. The nonce is 4 zero bytes and the counter; for
+//!   AEGIS 20 zero bytes follow.
 //! - `counter`: a [`Timestamp`], by which the responder tells a new initiation from a replayed one.
 //! - An index names a session at the end that chose it.
 //! - A whole initiation does not fit a path of 1,280 bytes, the least IPv6 allows. Both parts of a split one

@@ -344,7 +344,7 @@ mod tests {
                 assert_eq!(DataHeader::parse(&wrong), None, "{kind:?} with reserved byte {reserved}");
             }
             let mut wrong = datagram.clone();
-            wrong[1] = 3;
+            wrong[1] = 16;
             assert_eq!(classify(&wrong), (kind == MessageKind::Data(Protocol::ShadowMesh)).then_some(kind));
         }
     }

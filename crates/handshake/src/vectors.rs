@@ -108,4 +108,5 @@ fn handshakes_and_packets_are_those_of_the_vectors() {
     check("aes", Suite::Aes256Gcm, false);
     check("chacha", Suite::ChaCha20Poly1305, false);
     check("split", Suite::Aes256Gcm, true);
+    check("aegis", Suite::Aegis256X4, false);
 }

@@ -396,7 +396,7 @@ fn an_initiation_cannot_be_turned_into_one_with_another_suite() {
     let mut pair = Pair::new(Protocol::ShadowMesh);
     let (_, datagrams) = pair.initiate();
     let mut downgraded = datagrams[0].clone();
-    assert_eq!(downgraded[1], 1, "AES-256-GCM");
+    assert_eq!(downgraded[1], 3, "AEGIS-256X4");
     downgraded[1] = 2;
     support::refresh_mac1(&mut downgraded, &pair.bob.public_key());
     assert_eq!(Incoming::receive(&pair.bob, &downgraded).err(), Some(HandshakeError::Unauthentic));

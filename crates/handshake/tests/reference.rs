@@ -4,11 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+#[path = "reference/aegis.rs"]
+mod aegis;
 mod support;
 
 use std::fmt::Write as _;
 
-use aead::{open_chacha, seal_aes, seal_chacha};
+use aead::{open_chacha, seal_aegis, seal_aes, seal_chacha};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use base64ct::{Base64, Encoding};
 use blake2::{Blake2s256, Digest};
@@ -40,6 +42,12 @@ mod aead {
     pub(crate) fn open_chacha(key: [u8; 32], counter: u64, aad: &[u8], msg: &[u8]) -> Vec<u8> {
         let cipher = ChaCha20Poly1305::new(Key::from_slice(&key));
         cipher.decrypt(&nonce(counter).into(), Payload { msg, aad }).unwrap()
+    }
+
+    pub(crate) fn seal_aegis(key: [u8; 32], counter: u64, aad: &[u8], msg: &[u8]) -> Vec<u8> {
+        let mut long = [0; 32];
+        long[..12].copy_from_slice(&nonce(counter));
+        super::aegis::seal(key, long, aad, msg)
     }
 
     pub(crate) fn seal_aes(key: [u8; 32], counter: u64, aad: &[u8], msg: &[u8]) -> Vec<u8> {
@@ -234,11 +242,12 @@ fn packet(
 ) -> Vec<u8> {
     let (key, receiver) = if from_initiator { (keys[0], BOB_INDEX) } else { (keys[1], ALICE_INDEX) };
     let header = [&[20, lane, 0, 0][..], &receiver.to_le_bytes(), &counter.to_le_bytes()].concat();
-    let sealed = if suite == 1 {
-        seal_aes(key, counter, &header, text)
-    } else {
-        seal_chacha(key, counter, &header, text)
+    let seal = match suite {
+        1 => seal_aes,
+        2 => seal_chacha,
+        _ => seal_aegis,
     };
+    let sealed = seal(key, counter, &header, text);
     [header, sealed].concat()
 }
 
@@ -267,7 +276,7 @@ fn check_session(session: &Session, noise: &Noise, suite: u8) {
 #[test]
 fn our_responder_understands_the_reference() {
     let (bob, to_alice) = keys(BOB, ALICE);
-    for (suite, split) in [(1, false), (2, false), (1, true), (2, true)] {
+    for (suite, split) in [(1, false), (2, false), (3, false), (1, true), (2, true), (3, true)] {
         let (datagrams, noise) = initiation(suite, split, &kem_public());
         let incoming = match &datagrams[..] {
             [part1, part2] => IncomingPart1::receive(&bob, part1).and_then(|part1| part1.complete(part2)),
@@ -289,11 +298,11 @@ fn our_responder_understands_the_reference() {
 #[test]
 fn our_initiator_understands_the_reference() {
     let (alice, to_bob) = keys(ALICE, BOB);
-    for (suite, split) in [(1, false), (2, false), (1, true), (2, true)] {
+    for (suite, split) in [(1, false), (2, false), (3, false), (1, true), (2, true), (3, true)] {
         let options = InitiationOptions {
             local_index: ALICE_INDEX,
             timestamp: Timestamp::from_counter(COUNTER),
-            suite: if suite == 1 { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 },
+            suite: [Suite::Aes256Gcm, Suite::ChaCha20Poly1305, Suite::Aegis256X4][usize::from(suite) - 1],
             split,
             cookie: None,
         };
@@ -352,7 +361,9 @@ fn vectors() -> String {
     line("initiator_index", &ALICE_INDEX.to_be_bytes());
     line("responder_index", &BOB_INDEX.to_be_bytes());
     line("counter", &COUNTER.to_be_bytes());
-    for (form, suite, split) in [("aes", 1, false), ("chacha", 2, false), ("split", 1, true)] {
+    for (form, suite, split) in
+        [("aes", 1, false), ("chacha", 2, false), ("split", 1, true), ("aegis", 3, false)]
+    {
         let (datagrams, noise) = initiation(suite, split, &kem_public());
         for (part, datagram) in (1..).zip(&datagrams) {
             line(&format!("{form}_initiation_{part}"), datagram);

@@ -38,8 +38,10 @@ fn parse(text: &str) -> Result<Config, Box<ConfigError>> {
 
 fn check(config: &Config) {
     assert!(!config.name.is_empty() && !config.name.contains('/'), "a name that is no file name");
-    assert!(!config.tun.name.is_empty() && config.tun.name.len() <= INTERFACE_LEN_MAX);
-    assert!(config.tun.mtu.is_none_or(|mtu| (MTU_MIN..=MTU_MAX).contains(&mtu)));
+    if let Some(tun) = &config.tun {
+        assert!(!tun.name.is_empty() && tun.name.len() <= INTERFACE_LEN_MAX);
+        assert!(tun.mtu.is_none_or(|mtu| (MTU_MIN..=MTU_MAX).contains(&mtu)));
+    }
     assert!(config.workers.is_none_or(|workers| (1..=handshake::LANES).contains(&workers)));
     let (mut names, mut keys, mut prefixes) = (HashSet::new(), HashSet::new(), HashSet::new());
     for peer in &config.peers {
@@ -50,5 +52,13 @@ fn check(config: &Config) {
         for prefix in &peer.allowed_ips {
             assert!(prefixes.insert(prefix.trunc()), "a prefix that belongs to two peers");
         }
+    }
+    for proxy in &config.proxies.socks5 {
+        assert!(proxy.via < config.peers.len(), "a proxy that leads to no peer");
+        assert!(proxy.login.is_some() || proxy.listen.ip().is_loopback(), "a proxy open to everyone");
+    }
+    for forward in &config.proxies.forwards {
+        assert!(forward.via < config.peers.len(), "a forward that leads to no peer");
+        assert!(forward.listen.port() != 0 && forward.target.port() != 0);
     }
 }

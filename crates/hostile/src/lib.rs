@@ -19,10 +19,22 @@ mod bytes;
 pub mod coalescing;
 pub mod config;
 pub mod data_packets;
+pub mod fake_tcp;
+pub mod fec_groups;
 pub mod handshake_messages;
+pub mod http_connect;
+mod incremental;
+pub mod kcp_segments;
+pub mod kcptun_datagrams;
+pub mod mdns_engine;
+pub mod mdns_message;
 mod pair;
+pub mod proxy_request;
 mod reference;
+pub mod smux_frames;
+pub mod socks5;
 pub mod super_packet;
+pub mod tcp_frame;
 
 pub use pair::sample_messages;
 
@@ -40,8 +52,19 @@ pub const TARGETS: &[Target] = &[
     Target { name: "coalescing", run: coalescing::run },
     Target { name: "config", run: config::run },
     Target { name: "data_packets", run: data_packets::run },
+    Target { name: "fake_tcp", run: fake_tcp::run },
+    Target { name: "fec_groups", run: fec_groups::run },
     Target { name: "handshake_messages", run: handshake_messages::run },
+    Target { name: "http_connect", run: http_connect::run },
+    Target { name: "kcp_segments", run: kcp_segments::run },
+    Target { name: "kcptun_datagrams", run: kcptun_datagrams::run },
+    Target { name: "mdns_engine", run: mdns_engine::run },
+    Target { name: "mdns_message", run: mdns_message::run },
+    Target { name: "proxy_request", run: proxy_request::run },
+    Target { name: "smux_frames", run: smux_frames::run },
+    Target { name: "socks5", run: socks5::run },
     Target { name: "super_packet", run: super_packet::run },
+    Target { name: "tcp_frame", run: tcp_frame::run },
 ];
 
 /// The target with that name.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
+use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
 use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
@@ -24,6 +24,8 @@ impl fmt::Display for PeerId {
 pub struct Config {
     /// Our static secret key.
     pub secret: StaticSecret,
+    /// The cipher of the sessions that this node begins; [`handshake::preferred_suite`] knows the fastest.
+    pub suite: Suite,
     /// Data-plane threads, and so lanes in use: 1 to [`handshake::LANES`].
     pub workers: usize,
     /// The largest inner packet, in bytes.
@@ -38,6 +40,8 @@ pub struct Config {
     pub unix_time: Duration,
     /// What the far TUN side of our own machine accepts: see [`packet::coalesce::CoalesceLimits`].
     pub coalesce: packet::coalesce::CoalesceLimits,
+    /// Somebody runs streams: the workers hand over their datagrams.
+    pub streams: bool,
     /// Packet buffers to reserve for queues.
     pub pool: packet::PoolConfig,
 }

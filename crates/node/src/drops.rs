@@ -37,7 +37,9 @@ reasons! {
     EgressQueueFull = "egress_queue_full",
     /// Outbound: waited too long in the egress queue (CoDel, RFC 8289).
     EgressSojourn = "egress_sojourn",
-    /// Outbound: larger than the path allows.
+    /// Outbound: larger than the path to the peer allows; the sender was told so.
+    TooBig = "too_big",
+    /// Outbound: the operating system refused it as larger than the path, which was not known before.
     PathMtu = "path_mtu",
     /// Outbound: the operating system refused the send.
     SendFailed = "send_failed",
@@ -48,8 +50,6 @@ reasons! {
     // From the link
     /// Inbound: no message of a protocol we speak.
     UnknownMessage = "unknown_message",
-    /// Inbound: shorter than its type allows.
-    Truncated = "truncated",
     /// Inbound: no session has that receiver index.
     UnknownSession = "unknown_session",
     /// Inbound: the session is past its life.
@@ -64,12 +64,18 @@ reasons! {
     TooOld = "too_old",
     /// Inbound: authentic, but neither an IP packet nor a message we know.
     InnerMalformed = "inner_malformed",
+    /// Inbound: came in parts, and one of them did not come in time.
+    Incomplete = "incomplete",
     /// Inbound: the inner source address is not among the peer's allowed IPs.
     SourceNotAllowed = "source_not_allowed",
     /// Inbound: marked as congested on the way, but its flow does not speak ECN (RFC 6040 §4.2).
     EcnMarked = "ecn_marked",
     /// Inbound: the TUN device refused the packet, or is down.
     TunRefused = "tun_refused",
+    /// Inbound: of a stream, but this node runs none.
+    StreamsOff = "streams_off",
+    /// Inbound: of a stream, and those who run the streams are too slow.
+    StreamBacklog = "stream_backlog",
     // Handshakes
     /// A handshake message whose first MAC is wrong: its sender does not know our public key.
     HandshakeMac = "handshake_mac",

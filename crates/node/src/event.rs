@@ -1,6 +1,6 @@
 //! What passes between the workers, the node and the program.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use packet::Buf;
@@ -15,6 +15,8 @@ pub enum Event {
     Handshake {
         /// Who sent it, unverified.
         from: SocketAddr,
+        /// Which of our addresses it was sent to, if that is known.
+        local: Option<IpAddr>,
         /// The message.
         message: Buf,
     },
@@ -29,13 +31,17 @@ pub enum Event {
         peer: PeerId,
         /// Our index of the session.
         local_index: u32,
+        /// Which of our addresses the peer has used, if that is known.
+        local: Option<IpAddr>,
     },
-    /// An authenticated, newest packet came from an address that is not the peer's endpoint.
+    /// An authenticated, newest packet came from an address that is not the peer's endpoint, or to another one of ours.
     Roamed {
         /// The peer.
         peer: PeerId,
         /// Where it is now.
         endpoint: SocketAddr,
+        /// Which of our addresses it uses, if that is known.
+        local: Option<IpAddr>,
     },
     /// The answer to a probe.
     ProbeReply {
@@ -58,6 +64,8 @@ pub enum Event {
 pub struct Datagram {
     /// Where to.
     pub to: SocketAddr,
+    /// From which of our addresses; `None` for whichever the operating system chooses.
+    pub source: Option<IpAddr>,
     /// The bytes.
     pub contents: Vec<u8>,
 }
@@ -68,8 +76,13 @@ pub enum Action {
     /// The peer is silent: look its endpoint's host name up again, if it has one, and call
     /// [`Node::set_endpoint`](crate::Node::set_endpoint).
     Resolve(PeerId),
-    /// Set the MTU of the TUN device.
-    SetMtu(u16),
+    /// Tell by [`Node::set_path_mtu`](crate::Node::set_path_mtu) how large an IP packet the operating system sends there.
+    AskPathMtu {
+        /// Whose path it is.
+        peer: PeerId,
+        /// Where the peer is.
+        endpoint: SocketAddr,
+    },
     /// A ping was answered, or was given up.
     Pong(Pong),
     /// Something happened that a person may want to read.
@@ -124,11 +137,11 @@ pub enum Notice {
         /// The peer.
         peer: PeerId,
     },
-    /// The path carries less than assumed.
-    MtuLowered {
+    /// The path to a peer carries less than was assumed.
+    PathMtuLowered {
         /// The peer.
         peer: PeerId,
-        /// The new inner MTU.
+        /// The largest inner packet that it carries whole.
         mtu: u16,
     },
 }

@@ -22,17 +22,21 @@
 mod config;
 mod drops;
 mod event;
+mod framing;
 mod inner;
 mod node;
 mod peer;
 mod routes;
 mod status;
+mod streams;
 mod table;
 mod worker;
 
 pub use config::{Config, ConfigError, PeerConfig, PeerId};
 pub use drops::{DropReason, Drops};
 pub use event::{Action, Datagram, Event, Notice, Pong, ProbeReply};
+pub use framing::packet_max;
 pub use node::{Node, NotFound};
 pub use status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
-pub use worker::{Ready, Worker};
+pub use streams::{Reach, Sent, StreamPort};
+pub use worker::{Ready, StreamBatch, Worker};

@@ -1,7 +1,7 @@
 //! The slow path's view of one peer: its sessions, the handshake in progress, what its path is like.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ pub(crate) struct Peer {
     pub(crate) allowed_ips: Vec<IpNet>,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Which of our addresses the peer uses, if it came to us: what we send it leaves from there, or a NAT or firewall on
+    /// its side might not let it in. `None` where the operating system may choose.
+    pub(crate) local: Option<IpAddr>,
     pub(crate) state: Arc<PeerState>,
     /// What we send on.
     pub(crate) current: Option<Arc<Session>>,
@@ -52,6 +55,10 @@ pub(crate) struct Peer {
     pub(crate) connected: bool,
     pub(crate) path: Path,
     pub(crate) path_mtu: PathMtu,
+    /// The largest inner packet that goes to it in one piece, bytes.
+    pub(crate) packet_max: u16,
+    /// When the program is asked what the operating system knows of the path.
+    pub(crate) ask_path_mtu_at: Instant,
     /// Pings that wait for a session, with their deadlines.
     pub(crate) pings: Vec<(u64, Instant)>,
     pub(crate) queue_packets_max: u32,
@@ -76,12 +83,31 @@ pub(crate) struct Outstanding {
     pub(crate) id: u64,
     pub(crate) sent_at: Instant,
     pub(crate) deadline: Instant,
-    /// What had been sent before it.
-    pub(crate) tx_packets: u64,
-    /// The outer size it was padded to, for path MTU discovery.
-    pub(crate) mtu: Option<u16>,
-    /// The ping that it answers.
-    pub(crate) ping: Option<u64>,
+    /// The datagrams that had been sent before it.
+    pub(crate) tx_datagrams: u64,
+    pub(crate) purpose: Purpose,
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    /// Somebody waits for its round-trip time until then.
+    Ping { id: u64, deadline: Instant },
+    /// The figures of the path. It follows right behind the probe `confirms` of so many bytes: when this one is answered,
+    /// that one should have been.
+    Path { confirms: Option<(u64, u16)> },
+    /// Whether an outer packet of so many bytes passes.
+    Mtu(u16),
+}
+
+impl Outstanding {
+    /// The ping that it is.
+    pub(crate) fn ping(&self) -> Option<u64> {
+        match self.purpose {
+            Purpose::Ping { id, .. } => Some(id),
+            Purpose::Path { .. } | Purpose::Mtu(_) => None,
+        }
+    }
 }
 
 /// What probes have told of the path.
@@ -92,12 +118,17 @@ pub(crate) struct Path {
     pub(crate) rtt: Option<Duration>,
     pub(crate) loss: Option<f64>,
     pub(crate) rate_bps: Option<f64>,
+    /// Probes for the path's MTU that have arrived: they count as sent only then, since one that is lost was not lost by
+    /// chance.
+    mtu_probes_arrived: u64,
+    /// When the loss of data was last measured.
+    sampled_at: Option<Instant>,
     last_reply: Option<LastReply>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct LastReply {
-    tx_packets: u64,
+    tx_datagrams: u64,
     datagrams: u64,
     bytes: u64,
     clock_us: u64,
@@ -120,25 +151,30 @@ impl Path {
             None => sample,
             Some(old) => (old * 7 + sample) / 8,
         });
+        if matches!(probe.purpose, Purpose::Mtu(_)) {
+            self.mtu_probes_arrived += 1;
+            return;
+        }
         let new = LastReply {
-            tx_packets: probe.tx_packets,
+            tx_datagrams: probe.tx_datagrams + self.mtu_probes_arrived,
             datagrams: reply.datagrams,
             bytes: reply.bytes,
             clock_us: reply.clock_us,
         };
         // An answer overtaken by a newer one, or a peer that has started anew, tells nothing about what lies between.
         let Some(last) = self.last_reply.replace(new).filter(|last| {
-            new.tx_packets >= last.tx_packets
+            new.tx_datagrams >= last.tx_datagrams
                 && new.datagrams > last.datagrams
                 && new.clock_us > last.clock_us
         }) else {
             return;
         };
-        let sent = new.tx_packets - last.tx_packets;
+        let sent = new.tx_datagrams - last.tx_datagrams;
         let received = new.datagrams - last.datagrams;
         if sent >= LOSS_SAMPLE_PACKETS {
             let lost = (1.0 - received as f64 / sent as f64).clamp(0.0, 1.0);
             self.loss = Some(smooth(self.loss, lost));
+            self.sampled_at = Some(at);
             let seconds = (new.clock_us - last.clock_us) as f64 / 1e6;
             let sample = (new.bytes - last.bytes) as f64 * 8.0 / seconds;
             // The most that came through lately, forgotten by and by: a sender that pauses has not shrunk the path.
@@ -153,7 +189,11 @@ impl Path {
         let (expired, alive): (Vec<_>, Vec<_>) =
             self.outstanding.drain(..).partition(|probe: &Outstanding| now >= probe.deadline);
         self.outstanding = alive.into();
-        for _ in expired.iter().filter(|probe| probe.mtu.is_none()) {
+        // Among data, of which it is known how much arrived, one probe more or less says nothing.
+        let tells = |probe: &&Outstanding| {
+            !matches!(probe.purpose, Purpose::Mtu(_)) && self.sampled_at.is_none_or(|at| at < probe.sent_at)
+        };
+        for _ in 0..expired.iter().filter(tells).count() {
             self.loss = Some(smooth(self.loss, 1.0));
         }
         expired
@@ -213,8 +253,8 @@ impl Peer {
         changed
     }
 
-    /// Inner packets sent so far.
-    pub(crate) fn tx_packets(&self) -> u64 {
-        self.state.tx_packets.load(Relaxed)
+    /// Sealed datagrams sent so far.
+    pub(crate) fn tx_datagrams(&self) -> u64 {
+        self.state.tx_datagrams.load(Relaxed)
     }
 }

@@ -12,7 +12,7 @@ pub struct NodeStatus {
     pub public_key: String,
     /// Data-plane threads.
     pub workers: usize,
-    /// Inner MTU, bytes.
+    /// MTU of the TUN device, bytes.
     pub mtu: u16,
     /// Packet memory.
     pub pool: PoolStatus,
@@ -73,6 +73,10 @@ pub struct PeerStatus {
     pub loss: Option<f64>,
     /// Delivery rate lately measured, bits per second.
     pub rate_bps: Option<f64>,
+    /// The largest IP packet that its path passes, outer headers included, as far as is known, bytes.
+    pub path_mtu: u16,
+    /// The largest inner packet that goes to it in one datagram, bytes.
+    pub packet_max: u16,
     /// Egress queue limit, packets.
     pub queue_packets_max: u32,
     /// Inner bytes received.
@@ -83,6 +87,8 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Inner packets sent.
     pub tx_packets: u64,
+    /// How many of them came of cutting TCP segments shorter for the peer's path, beyond those that were to be sent.
+    pub tx_recut: u64,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }

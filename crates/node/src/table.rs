@@ -1,6 +1,6 @@
 //! What the node publishes and the workers read: one immutable table, replaced whole.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,10 +28,14 @@ pub(crate) struct PeerRow {
     pub(crate) state: Arc<PeerState>,
     pub(crate) protocol: Protocol,
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Which of our addresses to send from; `None` for whichever the operating system chooses.
+    pub(crate) local: Option<IpAddr>,
     /// The session to send on.
     pub(crate) session: Option<Arc<Session>>,
     /// How many packets its egress queue may hold.
     pub(crate) queue_packets_max: u32,
+    /// The largest inner packet that goes to it in one piece, bytes.
+    pub(crate) packet_max: usize,
 }
 
 /// A session that data may arrive on.
@@ -94,6 +98,10 @@ pub(crate) struct PeerState {
     pub(crate) rx_packets: AtomicU64,
     pub(crate) tx_bytes: AtomicU64,
     pub(crate) tx_packets: AtomicU64,
+    /// Packets sent beyond those read: what came of cutting TCP segments for a narrow path.
+    pub(crate) tx_recut: AtomicU64,
+    /// Sealed datagrams sent, with packets, parts of them, or probes: what the peer's count is compared with.
+    pub(crate) tx_datagrams: AtomicU64,
     /// Authentic data datagrams received, whatever became of their contents: what the peer's loss is measured by.
     pub(crate) rx_datagrams: AtomicU64,
     /// Bytes of those datagrams.

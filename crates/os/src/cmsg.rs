@@ -17,7 +17,8 @@ const HEADER: usize = WORD + 2 * size_of::<c_int>();
 
 /// Room for the control messages of one datagram, aligned as the kernel wants it.
 ///
-/// The largest set received is GRO size (`int`), traffic class (`int`) and TOS (`u8`): 24 bytes each.
+/// The largest set received is GRO size (`int`), traffic class (`int`) and TOS (`u8`), of 24 bytes each, with interface and
+/// destination of an IPv6 datagram (20 bytes), which take 40.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(crate) struct Control {
@@ -26,10 +27,10 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) const CAPACITY: usize = 96;
+    pub(crate) const CAPACITY: usize = 128;
     pub(crate) const EMPTY: Self = Self { bytes: [0; Self::CAPACITY], len: 0 };
 
-    /// Adds a message. Data is at most 8 bytes, and at most three messages are ever added.
+    /// Adds a message. Nobody adds more than two of at most 8 bytes of data and one of 20.
     pub(crate) fn push(&mut self, level: c_int, kind: c_int, data: &[u8]) {
         let end = self.len + HEADER + data.len().next_multiple_of(WORD);
         let space = &mut self.bytes[self.len..end];

@@ -2,7 +2,10 @@
 //!
 //! - [`tun`]: TUN queues with a virtio-net header, super-packets and their start-up self-test.
 //! - [`udp`]: batched UDP with GSO and GRO, one socket a worker, steered by lane.
+//! - [`multicast`]: a UDP socket of a multicast group on many interfaces; [`clock`]: when the machine was suspended.
+//! - [`fake_tcp`]: the same in crafted TCP segments, past the kernel's TCP.
 //! - [`poll`]: `epoll` and a waker; [`signal`]: signals as a descriptor.
+//! - [`capture`]: seeing packets pass; [`offloads`]: what devices do for us.
 //! - [`netlink`]: links, addresses and routes.
 //! - [`netns`]: anonymous network namespaces, for `demo` and for tests.
 //! - [`alloc`]: an allocator that counts.
@@ -36,10 +39,16 @@
 compile_error!("ShadowMesh runs on Linux only");
 
 pub mod alloc;
+mod bpf;
+pub mod capture;
+pub mod clock;
 mod cmsg;
+pub mod fake_tcp;
 pub mod files;
+pub mod multicast;
 pub mod netlink;
 pub mod netns;
+pub mod offloads;
 pub mod poll;
 pub mod signal;
 mod sys;

@@ -5,6 +5,7 @@
 
 mod message;
 mod objects;
+mod ports;
 mod watch;
 
 use std::fs::File;
@@ -17,8 +18,9 @@ use thiserror::Error;
 
 use crate::sys::{self, set_option};
 use message::{Message, Request, messages};
-pub use objects::{Address, Link, Lookup, Route};
-use objects::{IFADDR_LEN, IFINFO_LEN, IFLA_GSO_MAX_SIZE, RTMSG_LEN, family, ifaddr, ifinfo, rtmsg};
+pub use objects::{Address, Link, Lookup, Neighbour, Route};
+use objects::{IFADDR_LEN, IFINFO_LEN, IFLA_GSO_MAX_SIZE, RTMSG_LEN, family, ifaddr, ifinfo, ndmsg, rtmsg};
+pub use ports::PortUsers;
 pub use watch::{Changes, Watch};
 
 /// A request that the kernel refused.
@@ -69,7 +71,11 @@ impl Netlink {
     /// # Errors
     /// Out of descriptors, or a sandbox that forbids netlink.
     pub fn open() -> io::Result<Self> {
-        let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+        Self::open_to(libc::NETLINK_ROUTE)
+    }
+
+    fn open_to(protocol: i32) -> io::Result<Self> {
+        let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
         // Both are niceties: errors in words (Linux 4.12), and errors without the request repeated (4.3).
         let _ = set_option(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
         let _ = set_option(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
@@ -333,6 +339,23 @@ impl Netlink {
             errno: io::ErrorKind::NetworkUnreachable.into(),
             kernel: None,
         })
+    }
+
+    // ---- neighbours ------------------------------------------------------------------------------------------
+
+    /// What the kernel knows of a neighbour on an interface; `None` when it has not looked for it lately. Needs Linux 5.0.
+    ///
+    /// # Errors
+    /// `Unsupported` on older kernels.
+    pub fn neighbour(&mut self, index: u32, address: IpAddr) -> Result<Option<Neighbour>, NetlinkError> {
+        let mut request = Request::get(libc::RTM_GETNEIGH, &ndmsg(index, address));
+        request.address(libc::NDA_DST, address);
+        match self.ask(request, || format!("find neighbour {address} of link number {index}")) {
+            Ok(replies) => Ok(replies.iter().find_map(Neighbour::parse)),
+            // ENOENT, where others have ESRCH.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     // ---- the conversation ------------------------------------------------------------------------------------

@@ -64,6 +64,12 @@ pub(crate) fn set_option_bytes(
     .map(drop)
 }
 
+/// Sets a buffer size: beyond `net.core.[rw]mem_max` with `CAP_NET_ADMIN`, up to it without.
+pub(crate) fn set_buffer(fd: BorrowedFd<'_>, force: c_int, plain: c_int, bytes: usize) -> io::Result<()> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
+    set_option(fd, libc::SOL_SOCKET, force, bytes).or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
+}
+
 /// Reads a socket option of type `int`.
 pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int> {
     let mut value: c_int = 0;

@@ -4,6 +4,7 @@
 //! set up. It is not persistent: it goes when its last queue is closed, `kill -9` included, and with it its addresses
 //! and routes.
 
+mod port;
 mod queue;
 mod selftest;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 use crate::netlink::{Netlink, NetlinkError, Route, Watch};
 use crate::poll::{Events, Interest, Poller};
 use crate::sys::check;
+pub use port::TunPort;
 pub use queue::TunQueue;
 
 /// How to create a TUN device.
@@ -27,7 +29,7 @@ pub use queue::TunQueue;
 pub struct TunConfig {
     /// Its name, at most 15 bytes; or a pattern with one `%d`, as `shadow%d`, for the first free number.
     pub name: String,
-    /// Queues, one a worker. The kernel spreads flows over them.
+    /// Queues, at most 256. The kernel spreads flows over them.
     pub queues: usize,
     /// The largest packet in bytes, without offloads. At least 1,280 when there is an IPv6 address.
     pub mtu: u16,

@@ -1,6 +1,7 @@
 //! UDP sockets that send and receive trains.
 //!
-//! [`bind`] gives one socket a worker. All share one port; the kernel steers each datagram by the lane in its header.
+//! [`bind`] gives one socket a worker. All share one port; the kernel steers each datagram by the lane in its header, or, where
+//! it refuses that, by addresses and ports.
 //! A train leaves in one `sendmsg` with `UDP_SEGMENT` (GSO) and arrives as one message with `UDP_GRO`. Where the
 //! kernel refuses GSO the train leaves by `sendmmsg`, datagram by datagram, and that is remembered.
 
@@ -8,14 +9,15 @@ mod link;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use packet::{Ecn, Transmit};
 use thiserror::Error;
 
-use crate::sys::{self, RawAddress, check, set_option};
+use crate::bpf;
+use crate::sys::{self, RawAddress, set_option};
 pub use link::UdpLink;
 use link::refuses_gso;
 
@@ -131,9 +133,18 @@ fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>
         links.push(UdpLink::new(socket, listen.is_ipv6(), Arc::clone(&gso_segments), config.offload));
     }
     if workers > 1 {
-        steer_by_lane(links[0].as_fd(), workers as u32)?;
+        steer(&mut links);
     }
     Ok(links)
+}
+
+/// Steers datagrams to the sockets by lane, or remembers that the kernel refuses that, as some sandboxes do: everything
+/// still arrives, see [`UdpLink::is_steered`].
+fn steer(links: &mut [UdpLink]) {
+    let steered = steer_by_lane(links[0].as_fd(), links.len() as u32).is_ok();
+    for link in links {
+        link.steered = steered;
+    }
 }
 
 /// A socket with every option set, not bound yet.
@@ -149,9 +160,17 @@ fn open(config: &UdpConfig, listen: SocketAddr) -> io::Result<OwnedFd> {
     }
     // Also on IPv6 sockets: for the IPv4 half of a dual-stack one. Without it ECN is lost, no more.
     let _ = set_option(fd, libc::SOL_IP, libc::IP_RECVTOS, 1);
+    if listen.ip().is_unspecified() {
+        // Without it answers leave with the address that the kernel chooses, which may not be the one that was called.
+        let _ = if v6 {
+            set_option(fd, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)
+        } else {
+            set_option(fd, libc::SOL_IP, libc::IP_PKTINFO, 1)
+        };
+    }
     dont_fragment(fd, v6, true)?;
-    set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.receive_buffer_bytes)?;
-    set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.send_buffer_bytes)?;
+    sys::set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.receive_buffer_bytes)?;
+    sys::set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.send_buffer_bytes)?;
     Ok(socket)
 }
 
@@ -166,12 +185,6 @@ fn keep_apart(fd: BorrowedFd<'_>, v6: bool, lane: usize) -> io::Result<()> {
         set_option(fd, libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS, hop_limit)?;
     }
     set_option(fd, libc::SOL_IP, libc::IP_TTL, hop_limit)
-}
-
-/// Sets a buffer size: beyond `net.core.[rw]mem_max` with `CAP_NET_ADMIN`, up to it without.
-fn set_buffer(fd: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
-    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
-    set_option(fd, libc::SOL_SOCKET, force, bytes).or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
 }
 
 /// With the bit: `IP_PMTUDISC_DO`, so a datagram beyond the path MTU that the kernel knows is refused with
@@ -191,33 +204,16 @@ fn dont_fragment(fd: BorrowedFd<'_>, v6: bool, on: bool) -> io::Result<()> {
 /// A classic BPF program that sees the UDP payload from its first byte. A read beyond the payload's end ends the
 /// program with 0, so an empty or one-byte datagram goes to the first socket as well.
 fn steer_by_lane(fd: BorrowedFd<'_>, workers: u32) -> io::Result<()> {
-    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-    const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const MODULO: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
-    const RETURN_VALUE: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    const RETURN_A: u16 = (libc::BPF_RET | 0x10) as u16; // BPF_A
-    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
-        op(LOAD_BYTE, 0, 0, 0),               // 0: A = type
-        op(JUMP_EQUAL, 2, 0, LANED_TYPES[0]), // 1: data → 4
-        op(JUMP_EQUAL, 1, 0, LANED_TYPES[1]), // 2: data with partial checksum → 4
-        op(RETURN_VALUE, 0, 0, 0),            // 3: the first socket
-        op(LOAD_BYTE, 0, 0, 1),               // 4: A = lane
-        op(MODULO, 0, 0, workers),            // 5
-        op(RETURN_A, 0, 0, 0),                // 6
+    let program = [
+        bpf::load_byte(0),                   // 0: the type
+        bpf::if_equal(LANED_TYPES[0], 2, 0), // 1: data → 4
+        bpf::if_equal(LANED_TYPES[1], 1, 0), // 2: data of the native protocol → 4
+        bpf::end(0),                         // 3: the first socket
+        bpf::load_byte(1),                   // 4: the lane
+        bpf::modulo(workers),                // 5
+        bpf::end_with_a(),                   // 6
     ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `program` and the instructions it points to live until the call returns; the kernel copies them.
-    check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    })
-    .map(drop)
+    bpf::attach(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }
 
 /// How many segments a GSO send may have on this kernel; 0 without `UDP_SEGMENT`.
@@ -235,7 +231,7 @@ fn probe_gso() -> u32 {
     for segments in [2 * GSO_SEGMENTS, GSO_SEGMENTS] {
         let bytes = [0; 2 * GSO_SEGMENTS];
         let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: 1, contents: &bytes[..segments] };
-        match link.send_gso(&transmit) {
+        match link.send_gso(None, &transmit) {
             Ok(_) => return segments as u32,
             Err(error) if refuses_gso(&error) => {}
             Err(_) => return probe_gso_option(),
@@ -267,4 +263,42 @@ pub fn path_mtu(to: SocketAddr) -> io::Result<u16> {
     };
     // Loopback has 65,536.
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use packet::{Link, RecvSlot};
+
+    use super::*;
+
+    #[test]
+    fn without_steering_all_datagrams_of_a_sender_reach_one_socket() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = UdpConfig {
+            listen,
+            workers: 3,
+            send_buffer_bytes: 1 << 20,
+            receive_buffer_bytes: 1 << 20,
+            offload: false,
+        };
+        let mut links = bind(&config).unwrap();
+        assert!(links.iter().all(UdpLink::is_steered));
+        // A kernel that refuses the program: none is there, and none may be attached any more.
+        set_option(links[0].as_fd(), libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0).unwrap();
+        set_option(links[0].as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1).unwrap();
+        steer(&mut links);
+        assert!(!links.iter().any(UdpLink::is_steered));
+
+        let to = links[0].local_addr().unwrap();
+        for _ in 0..8 {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let lanes = 0..16_u8;
+            for lane in lanes.clone() {
+                sender.send_to(&[20, lane, 0, 0], to).unwrap();
+            }
+            let mut slots: Vec<RecvSlot> = lanes.map(|_| RecvSlot::new(64)).collect();
+            let mut received = links.iter_mut().filter_map(|link| link.recv(&mut slots).ok());
+            assert_eq!((received.next(), received.next()), (Some(16), None));
+        }
+    }
 }

@@ -5,6 +5,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "privileged/fake_tcp.rs"]
+mod fake_tcp;
+#[path = "privileged/multicast.rs"]
+mod multicast;
 #[path = "privileged/netns.rs"]
 mod netns;
 #[path = "privileged/tun.rs"]
@@ -22,7 +26,7 @@ fn main() -> ExitCode {
     }
     let required = std::env::var_os("SHADOWMESH_REQUIRE_PRIVILEGED").is_some_and(|value| value == "1");
     let missing = os::netns::privileged().err();
-    let tests = [netns::TESTS, tun::TESTS, udp::TESTS].concat();
+    let tests = [fake_tcp::TESTS, multicast::TESTS, netns::TESTS, tun::TESTS, udp::TESTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
         let trial = match &missing {
             Some(reason) if required => {

@@ -1,7 +1,7 @@
 //! The two traits between the packet path and the outside: a TUN queue and a datagram link.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// One queue of a TUN device.
 ///
@@ -73,6 +73,8 @@ pub struct RecvSlot {
     pub segment_size: usize,
     /// Who sent it. IPv4 addresses arrive as IPv4, never as IPv4-mapped IPv6.
     pub from: SocketAddr,
+    /// Which of our addresses it was sent to, where the link has several and knows.
+    pub to: Option<IpAddr>,
     /// The ECN bits of the outer IP header.
     pub ecn: Ecn,
 }
@@ -85,6 +87,7 @@ impl RecvSlot {
             len: 0,
             segment_size: 0,
             from: SocketAddr::from(([0, 0, 0, 0], 0)),
+            to: None,
             ecn: Ecn::NotEct,
         }
     }
@@ -101,6 +104,15 @@ pub trait Link {
     /// `InvalidInput` when a datagram is larger than the path allows (`EMSGSIZE`). Others: the destination cannot
     /// be reached now.
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize>;
+
+    /// As [`send`](Self::send), from the address `source` of this machine if it is one and the link can choose.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    fn send_from(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let _ = source;
+        self.send(transmit)
+    }
 
     /// Receives into as many of `slots` as datagrams wait and returns how many were filled.
     ///

@@ -2,6 +2,7 @@
 //!
 //! - [`Pool`] and [`Buf`]: a fixed set of buffers, taken and returned without the allocator.
 //! - [`VnetHeader`]: the `virtio_net_hdr` that the kernel puts before each TUN packet, and what it means.
+//! - [`icmp`]: the answer to a packet that is too large.
 //! - [`ip`]: borrowed views of IPv4, IPv6, TCP and UDP headers.
 //! - [`checksum`]: the Internet checksum (RFC 1071), whole and partial.
 //! - [`segment`]: a TSO/USO super-packet cut into a *train* of segments.
@@ -45,6 +46,7 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod icmp;
 mod io;
 pub mod ip;
 mod pool;

@@ -241,6 +241,39 @@ impl SuperPacket {
         })
     }
 
+    /// The plan by which no segment is longer than `segment_max` bytes, headers included. `packet` is the packet itself,
+    /// its headers at least.
+    ///
+    /// Only TCP can be cut elsewhere than its sender said, since what arrives is the same stream of bytes; a packet that
+    /// is one segment so far is cut like a super-packet. `None` for everything else, for a checksum that is complete (a
+    /// new one would vouch for bytes that nobody has checked), for segments that are not plain data (SYN, RST, URG), and
+    /// where there is no room for any.
+    pub fn recut(&self, packet: &[u8], segment_max: usize) -> Option<Self> {
+        let ip = Ip::parse_prefix(packet, self.total_len).ok()?;
+        if !self.travels || ip.protocol != TCP {
+            return None;
+        }
+        let transport = packet.get(ip.header_len..)?;
+        let header_len = ip.header_len + tcp_header_len(transport, self.total_len - ip.header_len).ok()?;
+        let payload = segment_max.checked_sub(header_len).filter(|&payload| payload > 0)?;
+        if transport[TCP_FLAGS] & (flag::SYN | flag::RST | flag::URG) != 0 {
+            return None;
+        }
+        let gso_type = match ip.version {
+            Version::V4 => GsoType::TcpV4,
+            Version::V6 => GsoType::TcpV6,
+        };
+        let vnet = VnetHeader {
+            needs_checksum: true,
+            gso_type,
+            gso_size: payload.min(usize::from(u16::MAX)) as u16,
+            csum_start: ip.header_len as u16,
+            csum_offset: TCP_CHECKSUM as u16,
+            ..VnetHeader::default()
+        };
+        Self::parse(&vnet, packet, self.total_len).ok()
+    }
+
     /// How many segments there are; never 0.
     #[inline]
     pub fn segment_count(&self) -> usize {

@@ -4,7 +4,7 @@ mod support;
 
 use packet::segment::HEADER_MAX;
 use packet::{GsoType, InvalidPacket, InvalidSuperPacket, SuperPacket, VnetHeader};
-use support::{ACK, CWR, FIN, PSH, Sketch, checksums_are_valid, cut, pattern};
+use support::{ACK, CWR, FIN, PSH, RST, SYN, Sketch, URG, checksums_are_valid, cut, pattern};
 
 fn parse(vnet: &VnetHeader, packet: &[u8]) -> Result<SuperPacket, InvalidSuperPacket> {
     SuperPacket::parse(vnet, packet, packet.len())
@@ -260,4 +260,57 @@ fn a_partial_checksum_outside_the_packet_is_an_error() {
         };
         assert_eq!(parse(&vnet, &packet), Err(InvalidSuperPacket::ChecksumPlace { start, offset }));
     }
+}
+
+#[test]
+fn a_tcp_super_packet_is_cut_into_shorter_segments_for_a_narrow_path() {
+    for sketch in [Sketch::tcp(), Sketch::tcp().v6()] {
+        let flags = ACK | PSH | FIN | CWR;
+        let sketch = Sketch { payload: pattern(2_500), sequence: u32::MAX - 999, flags, ..sketch };
+        let packet = sketch.partial();
+        let plan = parse(&sketch.vnet(1_400), &packet).unwrap();
+        let narrow = plan.recut(&packet, sketch.header_len() + 1_000).unwrap();
+        let mut segments = cut(&narrow, &packet);
+        let data: Vec<u8> =
+            segments.iter().flat_map(|segment| segment[sketch.header_len()..].to_vec()).collect();
+        assert_eq!(data, sketch.payload);
+        let tcp = |segment: &[u8], at: usize| segment[sketch.ip_len() + at];
+        let flags: Vec<_> = segments.iter().map(|segment| tcp(segment, 13)).collect();
+        assert_eq!(flags, [ACK | CWR, ACK, ACK | PSH | FIN]);
+        let sequence = |segment: &Vec<u8>| u32::from_be_bytes([4, 5, 6, 7].map(|at| tcp(segment, at)));
+        assert_eq!(segments.iter().map(sequence).collect::<Vec<_>>(), [u32::MAX - 999, 0, 1_000]);
+        for segment in &mut segments {
+            assert!(segment.len() <= sketch.header_len() + 1_000);
+            narrow.complete_checksum(segment);
+            assert!(checksums_are_valid(segment));
+        }
+    }
+}
+
+#[test]
+fn a_single_tcp_segment_with_a_partial_checksum_can_be_cut_too() {
+    let sketch = Sketch { payload: pattern(1_400), flags: ACK | PSH, ..Sketch::tcp() };
+    let packet = sketch.partial();
+    let vnet = VnetHeader { gso_type: GsoType::None, gso_size: 0, ..sketch.vnet(1) };
+    let narrow = parse(&vnet, &packet).unwrap().recut(&packet, 1_219).unwrap();
+    let lengths: Vec<_> = cut(&narrow, &packet).iter().map(Vec::len).collect();
+    assert_eq!(lengths, [1_219, 52 + 1_400 - (1_219 - 52)]);
+}
+
+#[test]
+fn what_is_not_a_stream_of_checked_bytes_is_not_cut_elsewhere() {
+    let single = |sketch: &Sketch| VnetHeader { gso_type: GsoType::None, gso_size: 0, ..sketch.vnet(1) };
+    let large = |flags| Sketch { payload: pattern(1_400), flags, ..Sketch::tcp() };
+    let recut = |vnet: &VnetHeader, packet: &[u8], room| parse(vnet, packet).unwrap().recut(packet, room);
+
+    let udp = Sketch { payload: pattern(2_500), ..Sketch::udp() };
+    assert_eq!(recut(&udp.vnet(1_400), &udp.partial(), 1_219), None, "a datagram is whole or not at all");
+    let complete = large(ACK);
+    assert_eq!(recut(&VnetHeader::default(), &complete.full(), 1_219), None, "nobody has checked it");
+    for flag in [SYN, RST, URG] {
+        let sketch = large(ACK | flag);
+        assert_eq!(recut(&single(&sketch), &sketch.partial(), 1_219), None);
+    }
+    let sketch = large(ACK);
+    assert_eq!(recut(&single(&sketch), &sketch.partial(), sketch.header_len()), None, "no room for a byte");
 }

@@ -4,9 +4,12 @@
 //! - `cli`: one file a command.
 //! - `daemon`: sockets, device and threads around the sans-IO [`node`].
 //! - `control`: the control socket, both sides, and what crosses it.
+//! - [`proxy`]: SOCKS5, HTTP CONNECT and forwards, and the exit that serves them.
+//! - `streams`: streams between nodes, on which the proxies run.
+//! - [`kcptun`]: in place of kcptun.
 //! - `demo`: two nodes on this machine, and proof that they work.
 //!
-//! It is a library only so that the configuration can be fuzzed and tested by itself.
+//! It is a library only so that the configuration and the proxies can be fuzzed and tested by themselves.
 
 mod cli;
 pub mod config;
@@ -14,6 +17,9 @@ mod control;
 mod daemon;
 mod demo;
 mod failure;
+pub mod kcptun;
 mod logging;
+pub mod proxy;
+mod streams;
 
 pub use cli::main;

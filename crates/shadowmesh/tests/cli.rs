@@ -29,6 +29,25 @@ fn keys_go_through_pipes_and_no_two_are_alike() {
 }
 
 #[test]
+fn a_secret_is_as_strong_as_a_key_and_no_two_are_alike() {
+    let scratch = Scratch::new();
+    let secrets = [(); 2].map(|()| stdout(&run(&scratch.path, &["secret"])));
+    assert!(secrets.iter().all(|secret| secret.trim_end().len() == 44), "32 bytes as base64");
+    assert_ne!(secrets[0], secrets[1]);
+}
+
+#[test]
+fn iface_shows_interfaces_and_the_way_to_an_address() {
+    let scratch = Scratch::new();
+    let output = run(&scratch.path, &["iface", "--to", "127.0.0.1"]);
+    let text = stdout(&output);
+    assert!(text.contains("lo: up, MTU 65536") && text.contains("  address   127.0.0.1/8"), "{text}");
+    assert!(text.contains("to 127.0.0.1: lo from 127.0.0.1, directly"), "{text}");
+    assert!(text.contains("fake TCP  packet socket"), "{text}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
 fn what_is_no_private_key_is_refused_without_repeating_it() {
     for garbage in [&b"garbage\n"[..], b"", b"\xff\xfe\x00", &[b'A'; 10_000]] {
         let output = run_with_input(&["pubkey"], garbage);

@@ -84,20 +84,37 @@ fn the_example_is_valid_as_it_is_and_with_every_setting_uncommented() {
     let example = fs::read_to_string(example).unwrap();
     let scratch = scratch_with_key();
     scratch.write("right.psk", &format!("{PRIVATE_KEY}\n"));
+    scratch.write("socks5.password", "s3cret\n");
     assert_eq!(check(&scratch, &example), (Some(0), String::new()));
 
-    let settings = example.lines().filter(|line| {
-        line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
-    });
-    assert_eq!(settings.count(), 7, "a setting that was added must be uncommented by this test too");
+    let is_setting = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let settings = example.lines().filter(|line| line.strip_prefix('#').is_some_and(is_setting));
+    assert_eq!(settings.count(), 28, "a setting that was added must be uncommented by this test too");
     let uncommented: Vec<_> = example
         .lines()
         .map(|line| match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
+            Some(rest) if is_setting(rest) => rest,
             _ => line,
         })
         .collect();
     assert_eq!(check(&scratch, &uncommented.join("\n")), (Some(0), String::new()));
+}
+
+#[test]
+fn a_setting_of_streams_that_means_nothing_is_refused() {
+    refused_first_line(
+        &format!("{NODE}{TUN}[streams]\nfec = \"lots\"\n"),
+        "left.toml:7:7: `lots` is not \"off\", \"adaptive\" or DATA:PARITY, as \"10:3\"",
+    );
+    refused_first_line(
+        &format!("{NODE}{TUN}[streams]\ncongestion = \"cubic\"\n"),
+        "left.toml:7:14: unknown congestion `cubic`: \"bbr\", \"none\"",
+    );
+}
+
+#[test]
+fn a_node_without_an_interface_and_without_a_proxy_has_nothing_to_do() {
+    refused_first_line(NODE, "left.toml: there is nothing to do: no [tun], and no proxy either");
 }
 
 #[test]
@@ -289,7 +306,7 @@ fn what_is_not_toml_gets_a_place_and_a_hint() {
     refused_first_line("", "left.toml: there is no [node] section");
     refused_first_line(
         &format!("{NODE}{TUN}[peer]\nname = \"x\"\n"),
-        "left.toml:6:1: peers are written as sections [[peer]], in double brackets, one for each peer",
+        "left.toml:6:1: `peer` is written as sections [[peer]], in double brackets, any number of them",
     );
 }
 
@@ -369,5 +386,142 @@ fn flags_beat_the_environment_which_beats_the_file() {
         format!(
             "left.toml: tun.name {from}: interface name `{name}` has 23 bytes: from 1 to 15 are possible\n"
         )
+    );
+}
+
+/// A configuration with one peer and these sections.
+fn with_peer(sections: &str) -> String {
+    format!("{NODE}{TUN}{}{sections}\n", right())
+}
+
+#[test]
+fn proxies_are_summed_up() {
+    let scratch = scratch_with_key();
+    scratch.write("password", "s3cret\n");
+    let proxies = "[[socks5]]
+listen = \"127.0.0.1:1080\"
+via = \"right\"
+[[socks5]]
+listen = \"0.0.0.0:1081\"
+via = \"right\"
+username = \"alice\"
+password_file = \"password\"
+[[forward]]
+listen = \"127.0.0.1:5353\"
+target = \"dns.example:53\"
+protocol = \"udp\"
+via = \"right\"
+[[forward]]
+listen = \"127.0.0.1:5353\"
+target = \"[::1]:22\"
+via = \"right\"
+direction = \"remote\"
+[exit]
+allow = [\"10.1.0.0/16\", \"10.2.0.1:22\"]
+listen = \"127.0.0.1:8000-8099\"";
+    scratch.write("left.toml", &with_peer(proxies));
+    let output = run(&scratch.path, &["check", "-c", "left.toml"]);
+    assert_eq!(stderr(&output), "");
+    let summary = stdout(&output);
+    assert_eq!(
+        &summary[summary.find("  socks5").unwrap()..],
+        "  socks5      127.0.0.1:1080 via right, for everyone on this host
+  socks5      0.0.0.0:1081 via right, for alice with a password
+  forward     UDP 127.0.0.1:5353 to dns.example:53, from right
+  forward     TCP 127.0.0.1:5353 at right to [::1]:22, from here
+  exit        for all peers, to the Internet; by rule to the networks of this host
+    allow     10.1.0.0/16, 10.2.0.1/32:22
+    listen    127.0.0.1/32:8000-8099
+"
+    );
+}
+
+#[test]
+fn a_proxy_that_others_can_reach_needs_a_password() {
+    refused(
+        &with_peer("[[socks5]]\nlisten = \"0.0.0.0:1080\"\nvia = \"right\""),
+        "left.toml:11:10: others can reach 0.0.0.0:1080: a proxy there needs `username` and `password_file`
+ 11 | listen = \"0.0.0.0:1080\"
+    |          ^^^^^^^^^^^^^^
+ help: or let it listen where only this host reaches it: \"127.0.0.1:1080\"",
+    );
+    let socks5 =
+        |lines: &str| with_peer(&format!("[[socks5]]\nlisten = \"[::1]:1\"\nvia = \"right\"\n{lines}"));
+    for (lines, expected) in [
+        ("username = \"alice\"", "13:12: a `username` needs a `password_file`"),
+        ("password_file = \"p\"", "13:17: a `password_file` needs a `username`"),
+        ("username = \"a:b\"\npassword_file = \"p\"", "13:12: a username has 1 to 255 bytes and no colon"),
+        ("username = \"alice\"\npassword_file = \"p\"", "14:17: cannot read `p`: no such file"),
+    ] {
+        refused_first_line(&socks5(lines), &format!("left.toml:{expected}"));
+    }
+}
+
+#[test]
+fn a_password_file_is_a_secret_of_one_line() {
+    let scratch = scratch_with_key();
+    let text = with_peer(
+        "[[socks5]]\nlisten = \"127.0.0.1:1\"\nvia = \"right\"\nusername = \"alice\"\npassword_file = \"p\"",
+    );
+    for (contents, right) in [("s3cret", true), ("s3cret\r\n", true), ("\n", false), ("two\nlines\n", false)]
+    {
+        scratch.write("p", contents);
+        let (code, message) = check(&scratch, &text);
+        assert_eq!(code, Some(if right { 0 } else { 2 }), "{contents:?}: {message}");
+        assert!(right || message.contains("a password is one line of 1 to 255 bytes"), "{message}");
+        assert!(!message.contains("lines"), "what is in the file is not shown: {message}");
+    }
+    set_mode(&scratch.path.join("p"), 0o640);
+    let (_, message) = check(&scratch, &text);
+    assert!(
+        message.starts_with("left.toml:14:17: password file `p` can be read by other users"),
+        "{message}"
+    );
+}
+
+#[test]
+fn mistakes_in_proxies_are_named_with_their_place() {
+    let forward = |lines: &str| with_peer(&format!("[[forward]]\nvia = \"right\"\n{lines}"));
+    let to = "target = \"192.0.2.1:80\"";
+    let exit = |line: &str| with_peer(&format!("[exit]\n{line}"));
+    let twice =
+        format!("listen = \"[::]:80\"\n{to}\n[[forward]]\nvia = \"right\"\n{to}\nlisten = \"[::]:80\"");
+    for (text, expected) in [
+        (forward(to), "10:1: [[forward]] has no `listen`"),
+        (forward("listen = \"127.0.0.1:80\""), "10:1: [[forward]] has no `target`"),
+        (forward(&format!("listen = \"127.0.0.1:0\"\n{to}")), "12:10: port 0 is any port: say which"),
+        (forward(&twice), "17:10: [::]:80 is listened on twice; the first is in line 12"),
+        (
+            forward("listen = \"127.0.0.1:80\"\ntarget = \"nowhere\""),
+            "13:10: `nowhere` is no target: the port must follow after a colon, a number up to 65535",
+        ),
+        (forward("listen = \"[::1]:1\"\ntarget = \"a:0\""), "13:10: port 0 cannot be reached"),
+        (forward("protocol = \"sctp\""), "12:12: unknown protocol `sctp`: \"tcp\" or \"udp\""),
+        (
+            forward("direction = \"back\""),
+            "12:13: unknown direction `back`: \"local\", where this node listens, or \"remote\", where the peer does",
+        ),
+        (with_peer("[[socks5]]\nlisten = \"[::1]:1\""), "10:1: [[socks5]] has no `via`"),
+        (with_peer("[[socks5]]\nlisten = \"[::1]:1\"\nvia = \"left\""), "12:7: there is no peer `left`"),
+        (
+            with_peer("[socks5]\nlisten = \"[::1]:1\""),
+            "10:1: `socks5` is written as sections [[socks5]], in double brackets, any number of them",
+        ),
+        (
+            exit("allow = [\"10.0.0.1/8\"]"),
+            "11:10: `10.0.0.1/8` is no rule: 10.0.0.1/8 has bits set after its prefix: write 10.0.0.0/8",
+        ),
+        (
+            exit("listen = [\"0.0.0.0/0:80\"]"),
+            "11:11: peers may have us listen on an address, not on all of 0.0.0.0/0",
+        ),
+        (exit("refuse = []"), "11:1: unknown key `refuse` in [exit]"),
+    ] {
+        refused_first_line(&text, &format!("left.toml:{expected}"));
+    }
+    let wireguard = peer("right", RIGHT_KEY, "allowed_ips = []\nprotocol = \"wireguard\"");
+    refused_first_line(
+        &format!("{NODE}{TUN}{wireguard}[[socks5]]\nlisten = \"[::1]:1\"\nvia = \"right\"\n"),
+        "left.toml:13:7: peer `right` speaks the protocol of WireGuard, which carries no streams",
     );
 }

@@ -18,6 +18,8 @@ mod odd_packets;
 mod pressure;
 #[path = "faults/recovery.rs"]
 mod recovery;
+#[path = "faults/sources.rs"]
+mod sources;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         odd_packets::whatever_is_an_ip_packet_arrives_as_it_was,
         odd_packets::two_workers_share_the_flows,
         narrow::a_path_of_1280_bytes_that_says_so_carries_everything,
+        sources::answers_leave_with_the_address_that_was_called,
         flood::garbage_is_dropped_counted_and_never_answered,
     ];
     let with_limits = lab::tests![pressure::without_descriptors_the_data_plane_goes_on];

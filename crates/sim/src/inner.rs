@@ -224,6 +224,73 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Segment>, String> {
         .collect())
 }
 
+/// What a sender was told about a packet of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooBig {
+    /// The size that fits.
+    pub mtu: u32,
+    /// Addresses and ports of the packet.
+    pub tuple: Tuple,
+    /// Its transport.
+    pub protocol: u8,
+}
+
+/// Whether a packet is ICMP "fragmentation needed", or "packet too big" of IPv6.
+pub fn is_too_big(packet: &[u8]) -> bool {
+    match packet {
+        [0x45, ..] => packet.len() > 21 && packet[9] == 1 && packet[20..22] == [3, 4],
+        [first, ..] if first >> 4 == 6 => packet.len() > 41 && packet[6] == 58 && packet[40] == 2,
+        _ => false,
+    }
+}
+
+/// Takes an ICMP message about a packet that was too large apart, with all that its receiver checks; `None` for
+/// everything else.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_too_big(packet: &[u8]) -> Result<Option<TooBig>, String> {
+    if !is_too_big(packet) {
+        return Ok(None);
+    }
+    let (outer, protocol, ip_len) = parse_ip(packet)?;
+    let message = &packet[ip_len..];
+    let pseudo = if protocol == 58 { sum_words(&pseudo_header(&outer, 58, message.len()), 0) } else { 0 };
+    if fold(sum_words(message, pseudo)) != 0xffff {
+        return Err("wrong ICMP checksum".into());
+    }
+    let longest = if protocol == 58 { 1_280 } else { 576 };
+    if packet.len() > longest {
+        return Err(format!("{} bytes of ICMP message", packet.len()));
+    }
+    let mtu = match protocol {
+        58 => u32::from_be_bytes([message[4], message[5], message[6], message[7]]),
+        _ => u16::from_be_bytes([message[6], message[7]]).into(),
+    };
+    // The quoted packet ends early: its header alone is whole.
+    let quoted = &message[8..];
+    let ports = if protocol == 58 { 40 } else { 20 };
+    if quoted.len() < ports + 4 {
+        return Err("quotes less than the ports".into());
+    }
+    let mut whole = quoted.to_vec();
+    let total = match protocol {
+        58 => 40 + usize::from(u16::from_be_bytes([quoted[4], quoted[5]])),
+        _ => usize::from(u16::from_be_bytes([quoted[2], quoted[3]])),
+    };
+    whole.resize(total, 0);
+    let (mut tuple, transport, _) = parse_ip(&whole)?;
+    if (outer.src, outer.dst) != (tuple.dst, tuple.src) {
+        return Err(format!("from {} to {} about {tuple:?}", outer.src, outer.dst));
+    }
+    if total <= mtu as usize {
+        return Err(format!("a packet of {total} bytes is too large for {mtu}"));
+    }
+    tuple.src_port = u16::from_be_bytes([quoted[ports], quoted[ports + 1]]);
+    tuple.dst_port = u16::from_be_bytes([quoted[ports + 2], quoted[ports + 3]]);
+    Ok(Some(TooBig { mtu, tuple, protocol: transport }))
+}
+
 fn parse_ip(packet: &[u8]) -> Result<(Tuple, u8, usize), String> {
     let version = packet.first().ok_or("empty packet")? >> 4;
     let (total, header_len, protocol, ecn, src, dst): (usize, usize, u8, u8, IpAddr, IpAddr) = match version {

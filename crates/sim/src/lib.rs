@@ -35,15 +35,17 @@
 //!
 //! # Code map
 //!
-//! `world.rs` has the event loop, `scenario.rs` all that a test calls, `machine.rs` drives one node as the daemon does,
-//! `tun.rs` and `link.rs` stand in for the kernel, `network.rs` for everything between, `traffic.rs` and `inner.rs` for
-//! applications. `check.rs` and `rest.rs` are the checkers.
+//! `world.rs` has the event loop, `world/wire.rs` what happens to datagrams in it, `scenario.rs` all that a test calls.
+//! `machine.rs` drives one node as the daemon does, `tun.rs` and `link.rs` stand in for the kernel, `network.rs` and
+//! `nat.rs` for everything between, `traffic.rs` and `inner.rs` for applications. `check.rs` and `rest.rs` are the
+//! checkers.
 
 mod check;
 mod dice;
 pub mod inner;
 mod link;
 mod machine;
+mod nat;
 mod network;
 mod rest;
 mod scenario;
@@ -56,6 +58,7 @@ pub use check::Kind;
 pub use dice::Dice;
 pub use link::Uplink;
 pub use machine::{NodeSpec, PeerOptions};
+pub use nat::{NatId, NatMapping};
 pub use network::LinkConfig;
 pub use traffic::{FlowId, FlowReport, Load, UDP_PAYLOAD_MIN};
 pub use world::{Captured, NetworkCounts, NodeId, Passing, Received, World};

@@ -35,6 +35,8 @@ impl Default for Uplink {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) leaves_at: Duration,
+    /// The address that was asked for, if it is one of the machine's.
+    pub(crate) source: Option<IpAddr>,
     pub(crate) to: SocketAddr,
     pub(crate) ecn: Ecn,
     pub(crate) bytes: Vec<u8>,
@@ -44,20 +46,22 @@ pub(crate) struct Outgoing {
 #[derive(Clone, Debug)]
 pub(crate) struct Train {
     pub(crate) from: SocketAddr,
+    pub(crate) to: IpAddr,
     pub(crate) ecn: Ecn,
     pub(crate) segment_size: usize,
     pub(crate) bytes: Vec<u8>,
 }
 
 impl Train {
-    pub(crate) fn new(from: SocketAddr, ecn: Ecn, bytes: Vec<u8>) -> Self {
-        Self { from, ecn, segment_size: bytes.len(), bytes }
+    pub(crate) fn new(from: SocketAddr, to: IpAddr, ecn: Ecn, bytes: Vec<u8>) -> Self {
+        Self { from, to, ecn, segment_size: bytes.len(), bytes }
     }
 
-    /// Appends a datagram as UDP GRO would: same sender, same ECN bits, as long as the first or, then last, shorter.
-    pub(crate) fn try_append(&mut self, from: SocketAddr, ecn: Ecn, bytes: &[u8]) -> bool {
+    /// Appends a datagram as UDP GRO would: same sender and receiver, same ECN bits, as long as the first or, then last, shorter.
+    pub(crate) fn try_append(&mut self, from: SocketAddr, to: IpAddr, ecn: Ecn, bytes: &[u8]) -> bool {
         let size = self.segment_size;
         let fits = from == self.from
+            && to == self.to
             && ecn == self.ecn
             && size > 0
             && !bytes.is_empty()
@@ -78,9 +82,8 @@ pub(crate) struct SimLink {
     /// World time, set before each step.
     pub(crate) now: Duration,
     pub(crate) uplink: Uplink,
-    /// Whether this machine has an address of that IP version.
-    pub(crate) has_ipv4: bool,
-    pub(crate) has_ipv6: bool,
+    /// This machine's addresses.
+    pub(crate) addresses: Vec<IpAddr>,
     /// So many sends to come fail with `ENOBUFS`.
     pub(crate) no_buffers: u32,
     /// Whether a send was refused since the socket was last reported writable.
@@ -96,8 +99,7 @@ impl SimLink {
         Self {
             now: Duration::ZERO,
             uplink,
-            has_ipv4: true,
-            has_ipv6: true,
+            addresses: Vec::new(),
             no_buffers: 0,
             blocked: false,
             busy_until: Duration::ZERO,
@@ -134,13 +136,18 @@ impl SimLink {
     }
 
     fn check_destination(&self, to: IpAddr) -> io::Result<()> {
-        let reachable = if to.is_ipv4() { self.has_ipv4 } else { self.has_ipv6 };
+        let reachable = self.addresses.iter().any(|address| address.is_ipv4() == to.is_ipv4());
         if reachable { Ok(()) } else { Err(io::ErrorKind::NetworkUnreachable.into()) }
     }
 }
 
 impl Link for SimLink {
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        self.send_from(None, transmit)
+    }
+
+    fn send_from(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let source = source.filter(|source| self.addresses.contains(source));
         self.check_destination(transmit.to.ip())?;
         let headers = outer_headers(transmit.to.ip());
         let size = transmit.segment_size;
@@ -166,6 +173,7 @@ impl Link for SimLink {
             taken += bytes.len();
             self.outbox.push(Outgoing {
                 leaves_at,
+                source,
                 to: transmit.to,
                 ecn: transmit.ecn,
                 bytes: bytes.to_vec(),
@@ -187,6 +195,7 @@ impl Link for SimLink {
             slot.buf[..slot.len].copy_from_slice(&train.bytes[..slot.len]);
             slot.segment_size = train.segment_size.min(slot.len);
             slot.from = train.from;
+            slot.to = Some(train.to);
             slot.ecn = train.ecn;
             filled += 1;
         }
@@ -198,6 +207,7 @@ impl Link for SimLink {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const TO: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)), 1);
 
     fn send(link: &mut SimLink, len: usize, segment_size: usize) -> io::Result<usize> {
@@ -208,7 +218,7 @@ mod tests {
     fn a_full_socket_takes_part_of_a_train_then_nothing_then_drains() {
         // 1,000 bytes on the wire at 8 Mbit/s: one millisecond each, four of them fit.
         let uplink = Uplink { rate_bps: Some(8_000_000), send_buffer_bytes: 4_000, mtu: 1_500 };
-        let mut link = SimLink::new(uplink);
+        let mut link = SimLink { addresses: vec![HERE], ..SimLink::new(uplink) };
         assert_eq!(send(&mut link, 6 * 972, 972).unwrap(), 4 * 972);
         assert!(link.blocked);
         assert_eq!(send(&mut link, 2 * 972, 972).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -221,22 +231,22 @@ mod tests {
 
     #[test]
     fn errors_are_the_ones_a_socket_gives() {
-        let mut link = SimLink::new(Uplink::default());
+        let mut link = SimLink { addresses: vec![HERE], ..SimLink::new(Uplink::default()) };
         assert_eq!(send(&mut link, 1_473, 1_473).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         link.no_buffers = 1;
         assert_eq!(send(&mut link, 100, 100).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(send(&mut link, 100, 100).unwrap(), 100);
-        link.has_ipv4 = false;
+        link.addresses.clear();
         assert_eq!(send(&mut link, 100, 100).unwrap_err().kind(), io::ErrorKind::NetworkUnreachable);
     }
 
     #[test]
     fn gro_joins_equal_datagrams_and_one_shorter_tail() {
-        let mut train = Train::new(TO, Ecn::NotEct, vec![0; 100]);
-        assert!(train.try_append(TO, Ecn::NotEct, &[0; 100]));
-        assert!(!train.try_append(TO, Ecn::Ce, &[0; 100]));
-        assert!(!train.try_append(TO, Ecn::NotEct, &[0; 101]));
-        assert!(train.try_append(TO, Ecn::NotEct, &[0; 99]));
-        assert!(!train.try_append(TO, Ecn::NotEct, &[0; 99]), "nothing follows a short tail");
+        let mut train = Train::new(TO, HERE, Ecn::NotEct, vec![0; 100]);
+        assert!(train.try_append(TO, HERE, Ecn::NotEct, &[0; 100]));
+        assert!(!train.try_append(TO, HERE, Ecn::Ce, &[0; 100]));
+        assert!(!train.try_append(TO, HERE, Ecn::NotEct, &[0; 101]));
+        assert!(train.try_append(TO, HERE, Ecn::NotEct, &[0; 99]));
+        assert!(!train.try_append(TO, HERE, Ecn::NotEct, &[0; 99]), "nothing follows a short tail");
     }
 }

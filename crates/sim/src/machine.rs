@@ -96,6 +96,16 @@ pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
 }
 
+/// A datagram that has reached a machine.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) from: SocketAddr,
+    /// Which of the machine's addresses it was sent to.
+    pub(crate) to: IpAddr,
+    pub(crate) ecn: Ecn,
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// What one round of driving produced.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
@@ -123,6 +133,8 @@ struct Running {
 pub(crate) struct Machine {
     pub(crate) spec: NodeSpec,
     pub(crate) peers: Vec<Peer>,
+    /// The translator that it is behind.
+    pub(crate) nat: Option<usize>,
     /// Stopped, as by SIGSTOP or a hypervisor: it takes part in nothing, and its clock goes on.
     pub(crate) paused: bool,
     /// How far this machine's clock is ahead of the world's.
@@ -144,6 +156,7 @@ impl Machine {
         Self {
             spec,
             peers: Vec::new(),
+            nat: None,
             paused: false,
             ahead: Duration::ZERO,
             unix_offset_s: 0,
@@ -187,12 +200,14 @@ impl Machine {
         let unix_time = (Duration::from_secs(UNIX_START_S) + now).as_secs_f64() + self.unix_offset_s as f64;
         let config = Config {
             secret: secret(self.secret_seed),
+            suite: handshake::preferred_suite(),
             workers: self.spec.workers,
             mtu: self.spec.mtu,
             peers: self.peers.iter().map(|peer| peer.config.clone()).collect(),
             epoch: self.starts,
             unix_time: Duration::from_secs_f64(unix_time),
             coalesce: if offload { CoalesceLimits::ALL } else { CoalesceLimits::default() },
+            streams: false,
             pool: self.spec.pool,
         };
         let at = epoch + now + self.ahead;
@@ -219,12 +234,11 @@ impl Machine {
         self.paused = false;
     }
 
-    /// Tells the sockets which IP versions can be reached.
+    /// Tells the sockets which addresses they have.
     pub(crate) fn addresses_changed(&mut self) {
-        let has_ipv4 = self.spec.addresses.iter().any(IpAddr::is_ipv4);
-        let has_ipv6 = self.spec.addresses.iter().any(IpAddr::is_ipv6);
+        let addresses = self.spec.addresses.clone();
         for link in self.links_mut() {
-            (link.has_ipv4, link.has_ipv6) = (has_ipv4, has_ipv6);
+            link.addresses.clone_from(&addresses);
         }
     }
 
@@ -246,7 +260,7 @@ impl Machine {
 
     /// The kernel hands datagrams that arrived at one instant to the sockets: joined by GRO, then steered by the lane
     /// of the first, data packets only. Returns how many found a full receive buffer.
-    pub(crate) fn deliver(&mut self, datagrams: Vec<(SocketAddr, Ecn, Vec<u8>)>) -> usize {
+    pub(crate) fn deliver(&mut self, datagrams: Vec<Arrival>) -> usize {
         let gro = self.spec.gro;
         let Some(running) = &mut self.running else { return 0 };
         let workers = running.links.len();
@@ -260,11 +274,11 @@ impl Machine {
             [4 | 20, lane, ..] => lane,
             _ => 0,
         };
-        for (from, ecn, bytes) in datagrams {
+        for Arrival { from, to, ecn, bytes } in datagrams {
             let same_hop_limit = |last: &&mut Train| hop_limit_of(&last.bytes) == hop_limit_of(&bytes);
             let last = trains.last_mut().filter(|_| gro).filter(same_hop_limit);
-            if !last.is_some_and(|last| last.try_append(from, ecn, &bytes)) {
-                trains.push(Train::new(from, ecn, bytes));
+            if !last.is_some_and(|last| last.try_append(from, to, ecn, &bytes)) {
+                trains.push(Train::new(from, to, ecn, bytes));
             }
         }
         let mut refused = 0;
@@ -417,23 +431,29 @@ impl Running {
             busy = true;
             self.node.handle_timeout(at);
         }
-        self.drain_node(now, output);
+        self.drain_node(at, now, output);
         busy | self.awake.contains(&true)
     }
 
     /// What the daemon's node thread does after each call of the node.
-    fn drain_node(&mut self, now: Duration, output: &mut Output) {
+    fn drain_node(&mut self, at: Instant, now: Duration, output: &mut Output) {
         while let Some(datagram) = self.node.poll_transmit() {
             let contents = &datagram.contents[..];
             let transmit =
                 Transmit { to: datagram.to, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
             self.links[0].now = now;
             // Best effort: the node sends again what matters.
-            let _ = self.links[0].send(&transmit);
+            let _ = self.links[0].send_from(datagram.source, &transmit);
         }
         output.sent.extend(self.links[0].take_sent());
         while let Some(action) = self.node.poll_action() {
-            output.actions.push(action);
+            match action {
+                Action::AskPathMtu { peer, endpoint } => {
+                    let mtu = self.links[0].uplink.mtu.min(usize::from(u16::MAX)) as u16;
+                    self.node.set_path_mtu(at, peer, endpoint, mtu);
+                }
+                other => output.actions.push(other),
+            }
         }
         if self.node.take_published() {
             self.awake.fill(true);

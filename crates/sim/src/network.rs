@@ -1,7 +1,6 @@
 //! Everything between two machines: delay, rate, queues, loss and the other faults of a path.
 //!
-//! A path is directed and joins two outer addresses. A NAT would sit here, between [`Network::carry`] and the paths,
-//! rewriting addresses; there is none yet.
+//! A path is directed and joins two outer addresses: of machines, or of the translators before them (`nat.rs`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -20,6 +20,7 @@ const OUTBOUND: &[DropReason] = &[
     DropReason::HandshakeTimeout,
     DropReason::EgressQueueFull,
     DropReason::EgressSojourn,
+    DropReason::TooBig,
     DropReason::PathMtu,
     DropReason::SendFailed,
     DropReason::SessionExhausted,
@@ -68,17 +69,19 @@ impl World {
 /// Packets in = packets out + counted drops, at the two ends of a node that a packet crosses.
 fn unaccounted(status: &NodeStatus, (read, written): (u64, u64)) -> Vec<String> {
     let mut found = Vec::new();
+    // What was cut shorter on its way through counts as often as it was read.
     let sent: u64 = status.peers.iter().map(|peer| peer.tx_packets).sum();
+    let recut: u64 = status.peers.iter().map(|peer| peer.tx_recut).sum();
     let received: u64 = status.peers.iter().map(|peer| peer.rx_packets).sum();
     let drops = all_drops(status);
     let of = |reason: DropReason| drops.get(reason.name()).copied().unwrap_or(0);
     let dropped: u64 = OUTBOUND.iter().copied().map(of).sum();
     // The pool runs dry in either direction, under one name.
     let either = of(DropReason::PoolExhausted);
-    if read < sent + dropped || read > sent + dropped + either {
+    if read + recut < sent + dropped || read + recut > sent + dropped + either {
         found.push(format!(
-            "{read} packets read from the TUN, but {sent} sent and {dropped} dropped (and {either} for want of a \
-             buffer): {drops:?}"
+            "{read} packets read from the TUN and {recut} made by cutting, but {sent} sent and {dropped} dropped (and \
+             {either} for want of a buffer): {drops:?}"
         ));
     }
     let refused = of(DropReason::TunRefused) + of(DropReason::EcnMarked) + of(DropReason::InnerMalformed);

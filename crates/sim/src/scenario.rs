@@ -166,10 +166,9 @@ impl World {
 
     /// Sets what the paths from one node to another do.
     pub fn set_path(&mut self, from: NodeId, to: NodeId, config: LinkConfig) {
-        for &source in &self.machines[from.0].spec.addresses {
-            for &target in
-                self.machines[to.0].spec.addresses.iter().filter(|to| to.is_ipv4() == source.is_ipv4())
-            {
+        let targets = self.outside(to);
+        for source in self.outside(from) {
+            for &target in targets.iter().filter(|to| to.is_ipv4() == source.is_ipv4()) {
                 self.network.set(source, target, config);
             }
         }
@@ -250,6 +249,7 @@ impl World {
 
     /// Tells a node where a peer is supposed to be.
     pub fn tell_endpoint(&mut self, node: NodeId, peer: NodeId, endpoint: SocketAddr) {
+        self.start_all();
         self.trust(node, endpoint);
         let (at, id) = (self.clock(node), self.machines[node.0].peer_id(peer));
         if let (Some(id), Some(running)) = (id, self.machines[node.0].node_mut()) {

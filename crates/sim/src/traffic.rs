@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::inner::{self, Segment, TCP, Tuple, UDP, flags};
+use crate::inner::{self, Segment, TCP, TooBig, Tuple, UDP, flags};
 use crate::world::NodeId;
 
 /// Bytes of marker, flow and sequence number that start the payload of every UDP datagram.
@@ -29,6 +29,10 @@ pub struct FlowReport {
     pub gap: Duration,
     /// When the last packet was received, world time.
     pub last_at: Option<Duration>,
+    /// The packet size that fits, as the sender was told last by ICMP.
+    pub told_mtu: Option<u32>,
+    /// How often it was told.
+    pub told: u64,
 }
 
 impl FlowReport {
@@ -62,6 +66,8 @@ struct Flow {
     /// All that was sent, by sequence number or offset.
     sent: BTreeMap<u32, Sent>,
     last_received: Option<u32>,
+    /// TCP: the ranges of bytes that have arrived, start and end.
+    arrived: BTreeMap<u32, u32>,
     report: FlowReport,
 }
 
@@ -69,7 +75,49 @@ struct Flow {
 struct Sent {
     len: u16,
     flags: u8,
-    received: bool,
+    /// Bytes received. TCP may arrive cut in other places than it was sent.
+    received: u16,
+}
+
+impl Flow {
+    /// Takes a datagram, which arrives as it was sent, once. Returns 1, for the piece received.
+    fn take_datagram(&mut self, number: u32, segment: &Segment) -> Result<u64, String> {
+        let sent = self.sent.get_mut(&number).ok_or("never sent")?;
+        if usize::from(sent.len) != segment.payload.len() {
+            return Err("the payload was changed: its length".into());
+        }
+        if std::mem::replace(&mut sent.received, sent.len) > 0 {
+            return Err("received twice".into());
+        }
+        Ok(1)
+    }
+
+    /// Takes a segment of the stream, each byte of which arrives once, with a push where the sender pushed. Returns how
+    /// many of the pieces that were sent are now complete.
+    fn take_bytes(&mut self, start: u32, segment: &Segment) -> Result<u64, String> {
+        let end = start + segment.payload.len() as u32;
+        if self.arrived.range(..end).next_back().is_some_and(|(_, &arrived)| arrived > start) {
+            return Err("received twice".into());
+        }
+        self.arrived.insert(start, end);
+        let (mut completed, mut at, mut pushed) = (0, start, 0);
+        while at < end {
+            let (&first, sent) = self.sent.range_mut(..=at).next_back().ok_or("never sent")?;
+            let piece_end = first + u32::from(sent.len);
+            if piece_end <= at {
+                return Err("never sent".into());
+            }
+            let until = piece_end.min(end);
+            sent.received += (until - at) as u16;
+            completed += u64::from(sent.received == sent.len);
+            pushed = if until == piece_end { sent.flags & flags::PSH } else { 0 };
+            at = until;
+        }
+        if segment.flags != flags::ACK | pushed {
+            return Err(format!("flags {:02x}, not {:02x}", segment.flags, flags::ACK | pushed));
+        }
+        Ok(completed)
+    }
 }
 
 /// Everything that was ever sent, and what has arrived of it.
@@ -111,6 +159,7 @@ impl Ledger {
             next: 0,
             sent: BTreeMap::new(),
             last_received: None,
+            arrived: BTreeMap::new(),
             report: FlowReport::default(),
         });
         FlowId(id)
@@ -137,7 +186,7 @@ impl Ledger {
             let last = payload.len() == bytes;
             let tcp_flags = flags::ACK | if last { flags::PSH } else { 0 };
             let flags = if flow.protocol == TCP { tcp_flags } else { 0 };
-            pieces.push((next, Sent { len: len as u16, flags, received: false }));
+            pieces.push((next, Sent { len: len as u16, flags, received: 0 }));
             next += if flow.protocol == TCP { len as u32 } else { 1 };
         }
         let bytes = match (flow.protocol, segment_bytes) {
@@ -199,19 +248,14 @@ impl Ledger {
         if flow.to != node {
             return Err(format!("flow {id} is for {:?}, not for {node:?}", flow.to));
         }
-        let sent = flow.sent.get_mut(&number).ok_or_else(|| format!("flow {id} never sent {number}"))?;
-        if usize::from(sent.len) != segment.payload.len() || expected != segment.payload {
+        if expected != segment.payload {
             return Err(format!("flow {id}, number {number}: the payload was changed"));
         }
-        if sent.flags != segment.flags {
-            return Err(format!(
-                "flow {id}, number {number}: flags {:02x}, not {:02x}",
-                segment.flags, sent.flags
-            ));
-        }
-        if std::mem::replace(&mut sent.received, true) {
-            return Err(format!("flow {id}, number {number}: received twice"));
-        }
+        let completed = match segment.protocol {
+            TCP => flow.take_bytes(number, segment),
+            _ => flow.take_datagram(number, segment),
+        };
+        let completed = completed.map_err(|why| format!("flow {id}, number {number}: {why}"))?;
         if flow.last_received.is_some_and(|last| last > number) && !may_reorder(flow.from, flow.to) {
             return Err(format!(
                 "flow {id}: {number} after {:?} on a path that keeps order",
@@ -220,11 +264,26 @@ impl Ledger {
         }
         flow.last_received = flow.last_received.max(Some(number));
         let report = &mut flow.report;
-        report.received += 1;
+        report.received += completed;
         report.marked += u64::from(tuple.ecn == packet::Ecn::Ce);
         report.gap = report.gap.max(now.saturating_sub(report.last_at.unwrap_or(now)));
         report.last_at = Some(now);
         Ok(flow.from)
+    }
+
+    /// Notes that the sender of a packet was told it is too large.
+    pub(crate) fn tell(&mut self, node: NodeId, told: &TooBig) -> Result<(), String> {
+        let TooBig { mtu, tuple, protocol } = *told;
+        let key = (tuple.src, tuple.dst, tuple.src_port, tuple.dst_port, protocol);
+        // What was written by hand has no flow.
+        let Some(&id) = self.by_tuple.get(&key) else { return Ok(()) };
+        let flow = &mut self.flows[id];
+        if flow.from != node {
+            return Err(format!("flow {id} is sent by {:?}, not by {node:?}", flow.from));
+        }
+        flow.report.told_mtu = Some(mtu);
+        flow.report.told += 1;
+        Ok(())
     }
 
     /// Payload is a function of flow and number, and in every 24 bytes of it stands the marker once.

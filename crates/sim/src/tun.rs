@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 
 use packet::{GsoType, Tun, VnetHeader};
 
-use crate::inner::segment_count;
+use crate::inner::{is_too_big, segment_count};
 
 /// Packets that wait in a TUN queue before the kernel drops them: Linux' default `txqueuelen`.
 const QUEUE_LEN: usize = 500;
@@ -21,7 +21,7 @@ pub(crate) struct SimTun {
     pub(crate) up: bool,
     /// Packets that the node has read, super-packets counted by their segments.
     pub(crate) packets_read: u64,
-    /// Packets that the node has written and the device has taken, counted alike.
+    /// Packets that the node has written and the device has taken, counted alike; without what it has to say itself.
     pub(crate) packets_written: u64,
     /// Packets the queue had no room for: never seen by the node.
     pub(crate) overflowed: u64,
@@ -89,7 +89,8 @@ impl Tun for SimTun {
         if !self.offloads && vnet.gso_type != GsoType::None {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.packets_written += segment_count(&packet);
+        let own = is_too_big(&packet[VnetHeader::LEN..]);
+        self.packets_written += if own { 0 } else { segment_count(&packet) };
         self.written.push(packet);
         Ok(())
     }

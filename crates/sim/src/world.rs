@@ -1,5 +1,7 @@
 //! The world: its clock, its queue of events, and the loop that works them off.
 
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,12 +11,14 @@ use handshake::PresharedKey;
 use node::{Action, Notice, Pong};
 use packet::{Ecn, VnetHeader};
 
-use crate::check::{AmplificationCheck, Kind, NonceCheck, PlaintextCheck};
+use self::wire::Filter;
+pub use self::wire::{Captured, NetworkCounts, Passing};
+use crate::check::{AmplificationCheck, NonceCheck, PlaintextCheck};
 use crate::dice::Dice;
 use crate::inner;
-use crate::link::Outgoing;
-use crate::machine::{self, Machine, NodeSpec, Output, PeerOptions};
-use crate::network::{Fate, LinkConfig, Network, outer_headers};
+use crate::machine::{self, Arrival, Machine, NodeSpec, Output, PeerOptions};
+use crate::nat::Nat;
+use crate::network::Network;
 use crate::rest::all_drops;
 use crate::trace::Trace;
 use crate::traffic::{FlowId, Ledger, Load};
@@ -43,38 +47,7 @@ pub struct Received {
     pub packet: Vec<u8>,
 }
 
-/// A datagram about to cross the network, for a filter to judge.
-#[derive(Clone, Copy, Debug)]
-pub struct Passing<'a> {
-    /// World time.
-    pub at: Duration,
-    /// Who sends.
-    pub from: NodeId,
-    /// Who has the address it is sent to; `None` when nobody does.
-    pub to: Option<NodeId>,
-    /// What it is.
-    pub kind: Kind,
-    /// Its payload.
-    pub bytes: &'a [u8],
-}
-
-/// A datagram as an eavesdropper saw it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Captured {
-    /// World time.
-    pub at: Duration,
-    /// Source address.
-    pub from: SocketAddr,
-    /// Destination address.
-    pub to: SocketAddr,
-    /// What it is.
-    pub kind: Kind,
-    /// Its payload.
-    pub bytes: Vec<u8>,
-}
-
 type Call = Box<dyn FnOnce(&mut World)>;
-type Filter = Box<dyn FnMut(&Passing<'_>) -> bool>;
 
 enum Event {
     Arrive { from: SocketAddr, to: SocketAddr, ecn: Ecn, bytes: Vec<u8>, genuine: bool },
@@ -82,19 +55,6 @@ enum Event {
     Writable(usize, usize),
     Generate(FlowId, Load),
     Call(Call),
-}
-
-/// Datagrams that were lost outside of the nodes, and what else the world counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetworkCounts {
-    /// Datagrams that left a node.
-    pub sent: u64,
-    /// Datagrams that reached a running node, duplicates included.
-    pub delivered: u64,
-    /// Datagrams that did not.
-    pub lost: u64,
-    /// Datagrams with a flipped bit.
-    pub corrupted: u64,
 }
 
 /// A deterministic world of machines: see the [crate's documentation](crate).
@@ -108,6 +68,7 @@ pub struct World {
     pub(crate) dice: Dice,
     pub(crate) machines: Vec<Machine>,
     pub(crate) network: Network,
+    nats: Vec<Nat>,
     pub(crate) partitions: BTreeSet<(NodeId, NodeId)>,
     filter: Option<Filter>,
     pub(crate) trace: Trace,
@@ -158,6 +119,7 @@ impl World {
             dice,
             machines: Vec::new(),
             network: Network::default(),
+            nats: Vec::new(),
             partitions: BTreeSet::new(),
             filter: None,
             trace: Trace::default(),
@@ -273,34 +235,6 @@ impl World {
         self.schedule(self.now + delay, Event::Call(Box::new(what)));
     }
 
-    /// Asks `filter` about each datagram: `false` loses it. It replaces an earlier filter.
-    pub fn set_filter(&mut self, filter: impl FnMut(&Passing<'_>) -> bool + 'static) {
-        self.filter = Some(Box::new(filter));
-    }
-
-    /// Lets everything pass again.
-    pub fn clear_filter(&mut self) {
-        self.filter = None;
-    }
-
-    /// Starts to record all datagrams.
-    pub fn start_capture(&mut self) {
-        self.capture.get_or_insert_default();
-    }
-
-    /// What was recorded since the start of the capture, or the last call.
-    pub fn take_captured(&mut self) -> Vec<Captured> {
-        self.capture.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Sends a datagram to a node from an address of the world's choosing, as an attacker would. `to` is the node's
-    /// present address.
-    pub fn inject(&mut self, from: SocketAddr, to: NodeId, bytes: Vec<u8>) {
-        self.start_all();
-        let Some(to) = self.machines[to.0].endpoint(Some(from.ip())) else { return };
-        self.schedule(self.now, Event::Arrive { from, to, ecn: Ecn::NotEct, bytes, genuine: false });
-    }
-
     /// Stops with the seed, the reason and the last events.
     #[track_caller]
     pub(crate) fn fail(&self, why: &str) -> ! {
@@ -365,7 +299,7 @@ impl World {
         }
         self.now = at;
         let mut touched = BTreeSet::new();
-        let mut arrived: BTreeMap<usize, Vec<(SocketAddr, Ecn, Vec<u8>)>> = BTreeMap::new();
+        let mut arrived: BTreeMap<usize, Vec<Arrival>> = BTreeMap::new();
         while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 == at) {
             self.handled += 1;
             if self.handled > EVENTS_MAX {
@@ -373,8 +307,8 @@ impl World {
             }
             match entry.remove() {
                 Event::Arrive { from, to, ecn, bytes, genuine } => {
-                    if let Some(id) = self.arrive(from, to, &bytes, genuine) {
-                        arrived.entry(id.0).or_default().push((from, ecn, bytes));
+                    if let Some((id, to)) = self.arrive(from, to, &bytes, genuine) {
+                        arrived.entry(id.0).or_default().push(Arrival { from, to, ecn, bytes });
                     }
                 }
                 Event::Wake(i) => {
@@ -404,48 +338,6 @@ impl World {
             }
         }
         true
-    }
-
-    /// A datagram reaches an address. Returns which running node has it.
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], genuine: bool) -> Option<NodeId> {
-        let kind = Kind::of(bytes);
-        let from_name = self.name_of(from);
-        let Some(id) = self.owner(to).filter(|id| self.machines[id.0].is_running()) else {
-            self.trace.push(self.now, &from_name, &to.to_string(), bytes.len(), "lost: nobody there");
-            self.counts.lost += 1;
-            // A duplicate of it may still come, later than what was sent after it.
-            let sender = self.owner(from);
-            for (_, (_, reordered)) in self.order.iter_mut().filter(|((from, _), _)| Some(*from) == sender) {
-                *reordered = true;
-            }
-            return None;
-        };
-        self.counts.delivered += 1;
-        let size = bytes.len();
-        self.amplification.received(id.0 as u64, from, size);
-        if genuine && kind == Kind::Data {
-            self.trust(id, from);
-        }
-        let to_name = &self.machines[id.0].spec.name;
-        self.trace.push(
-            self.now,
-            &from_name,
-            to_name,
-            size,
-            if genuine { "arrives" } else { "arrives, not genuine" },
-        );
-        Some(id)
-    }
-
-    fn owner(&self, address: SocketAddr) -> Option<NodeId> {
-        let owns = |machine: &Machine| {
-            machine.spec.port == address.port() && machine.spec.addresses.contains(&address.ip())
-        };
-        self.machines.iter().position(owns).map(NodeId)
-    }
-
-    fn name_of(&self, address: SocketAddr) -> String {
-        self.owner(address).map_or_else(|| address.to_string(), |id| self.machines[id.0].spec.name.clone())
     }
 
     fn generate_tick(&mut self, flow: FlowId, mut load: Load) {
@@ -511,70 +403,13 @@ impl World {
                 self.trace.push(self.now, name, "", 0, notice_name(&notice));
                 self.notices.entry(id).or_default().push((self.now, notice));
             }
-            Action::SetMtu(mtu) => self.machines[id.0].spec.mtu = mtu,
+            Action::AskPathMtu { .. } => {} // the machine has answered
             Action::Resolve(peer) => {
                 let peer = self.machines[id.0].peers[peer.0 as usize].clone();
                 let name = &self.machines[id.0].spec.name;
                 self.trace.push(self.now, name, &peer.config.name, 0, "wants to be told the address of");
                 if peer.host_name {
                     self.set_endpoint(id, peer.id);
-                }
-            }
-        }
-    }
-
-    /// Carries one datagram from a machine into the network, past the checkers and the faults.
-    fn transmit(&mut self, id: NodeId, outgoing: Outgoing) {
-        let Outgoing { leaves_at, to, ecn, bytes } = outgoing;
-        let machine = &self.machines[id.0];
-        let Some(address) = machine.address_for(to.ip()) else { return };
-        let from = SocketAddr::new(address, machine.spec.port);
-        let name = machine.spec.name.clone();
-        let sender = (id.0 as u64) << 32 | u64::from(machine.starts);
-        let owner = self.owner(to);
-        let kind = Kind::of(&bytes);
-        self.counts.sent += 1;
-        let to_name = self.name_of(to);
-        self.trace.push(leaves_at, &name, &to_name, bytes.len(), kind.name());
-        // An address that nobody has: the session is told by the address then.
-        let receiver = owner.map_or_else(|| hash_address(to), |owner| owner.0 as u64);
-        let checked = self
-            .plaintext
-            .check(&bytes)
-            .and_then(|()| self.nonces.check(sender, receiver, &bytes))
-            .and_then(|()| self.amplification.sent(id.0 as u64, to, bytes.len()));
-        if let Err(why) = checked {
-            self.fail(&format!("{name}: {why}"));
-        }
-        if let Some(capture) = &mut self.capture {
-            capture.push(Captured { at: leaves_at, from, to, kind, bytes: bytes.clone() });
-        }
-        let passing = Passing { at: leaves_at, from: id, to: owner, kind, bytes: &bytes };
-        let filtered = self.filter.as_mut().is_some_and(|filter| !filter(&passing));
-        let parted = owner.is_some_and(|owner| self.partitions.contains(&(id.min(owner), id.max(owner))));
-        let fate = if filtered {
-            Fate::Lost("lost: filtered")
-        } else if parted {
-            Fate::Lost("lost: partition")
-        } else {
-            self.network.carry(leaves_at, from.ip(), to.ip(), bytes, ecn, &mut self.dice)
-        };
-        match fate {
-            Fate::Lost(why) => {
-                self.counts.lost += 1;
-                self.trace.push(leaves_at, &name, &to_name, 0, why);
-            }
-            Fate::Arrives(deliveries) => {
-                if let (Some(owner), Some(first)) = (owner, deliveries.first()) {
-                    let (last, reordered) = self.order.entry((id, owner)).or_default();
-                    *reordered |= first.at < *last;
-                    *last = first.at.max(*last);
-                }
-                for delivery in deliveries {
-                    self.counts.corrupted += u64::from(delivery.corrupted);
-                    let genuine = !delivery.corrupted;
-                    let (ecn, bytes) = (delivery.ecn, delivery.bytes);
-                    self.schedule(delivery.at, Event::Arrive { from, to, ecn, bytes, genuine });
                 }
             }
         }
@@ -588,6 +423,16 @@ impl World {
         if self.ledger.take_raw(packet) {
             self.received.entry(id).or_default().push(Received { at: self.now, packet: packet.to_vec() });
             return;
+        }
+        match inner::parse_too_big(packet) {
+            Ok(None) => {}
+            Ok(Some(told)) => {
+                if let Err(why) = self.ledger.tell(id, &told) {
+                    self.fail(&format!("{name} was told of a packet that it did not send: {why}"));
+                }
+                return;
+            }
+            Err(why) => self.fail(&format!("{name} wrote a bad ICMP message to its TUN: {why}")),
         }
         let segments = match inner::parse(bytes) {
             Ok(segments) => segments,
@@ -612,13 +457,6 @@ impl World {
             let (name, sender) = (&machine.spec.name, &self.machines[sender.0].spec.name);
             self.fail(&format!("{name} took a packet from {src}, which does not belong to {sender}"));
         }
-    }
-
-    /// What two nodes' paths do; of their first addresses of one IP version.
-    pub fn link(&self, from: NodeId, to: NodeId) -> LinkConfig {
-        let (from, to) = (&self.machines[from.0], &self.machines[to.0]);
-        let there = to.spec.addresses.iter().find_map(|&to| from.address_for(to).map(|from| (from, to)));
-        there.map_or_else(LinkConfig::default, |(from, to)| self.network.get(from, to))
     }
 }
 
@@ -651,12 +489,6 @@ impl Drop for World {
     }
 }
 
-fn hash_address(address: SocketAddr) -> u64 {
-    let mut trace = Trace::default();
-    trace.push(Duration::ZERO, &address.to_string(), "", outer_headers(address.ip()), "");
-    trace.hash() | 1 << 63
-}
-
 fn notice_name(notice: &Notice) -> &'static str {
     match notice {
         Notice::Connected { .. } => "notice: connected",
@@ -664,7 +496,7 @@ fn notice_name(notice: &Notice) -> &'static str {
         Notice::Roamed { .. } => "notice: peer roamed",
         Notice::HandshakeFailed { .. } => "notice: handshake failed",
         Notice::Disconnected { .. } => "notice: disconnected",
-        Notice::MtuLowered { .. } => "notice: MTU lowered",
+        Notice::PathMtuLowered { .. } => "notice: path MTU lowered",
         _ => "notice",
     }
 }

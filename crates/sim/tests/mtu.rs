@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use handshake::Protocol;
-use sim::{Kind, LinkConfig, NodeSpec, PeerOptions, Uplink, World};
+use node::DropReason;
+use packet::Ecn;
+use sim::inner::{TCP, UDP};
+use sim::{Kind, LinkConfig, Load, NodeId, NodeSpec, PeerOptions, Uplink, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -68,26 +71,263 @@ fn the_halves_of_a_split_initiation_may_change_places() {
     world.settle();
 }
 
-#[test]
-fn nothing_larger_than_the_path_allows_is_sent_for_long() {
-    let (mut world, left, right) = World::pair(5);
-    assert!(world.ping(left, right, SECOND).is_some());
-    // The path shrinks while in use: a tunnel came up somewhere on the way.
+/// What fits a path of 1,280 bytes over IPv4 in one datagram.
+const FITS: u16 = 1_280 - 28 - 33;
+/// Payload of a UDP datagram of the device's MTU, in IPv4.
+const FULL_UDP: usize = 1_420 - 28;
+/// Payload of a TCP segment of the device's MTU, in IPv4.
+const FULL_TCP: u16 = 1_420 - 40;
+
+/// Two nodes that have found out how narrow the path between them is.
+fn narrow_pair(seed: u64) -> (World, NodeId, NodeId) {
+    let (mut world, left, right) = World::pair(seed);
     world.set_all_links(small_path());
-    let flow = world.udp(left, right);
-    for _ in 0..300 {
-        let mtu = world.status(left).mtu;
-        world.send(flow, usize::from(mtu) - 28, None);
-        world.run_for(Duration::from_millis(100));
+    assert!(world.ping(left, right, 7 * SECOND).is_some());
+    world.run_for(2 * SECOND);
+    for (node, peer) in [(left, right), (right, left)] {
+        let status = world.peer_status(node, peer);
+        assert_eq!((status.path_mtu, status.packet_max), (1_280, FITS));
     }
-    let before = world.flow(flow);
-    for _ in 0..50 {
-        let mtu = world.status(left).mtu;
-        world.send(flow, usize::from(mtu) - 28, None);
-        world.run_for(Duration::from_millis(100));
+    (world, left, right)
+}
+
+/// An IPv4 packet of UDP that its sender allows to be fragmented.
+fn may_be_fragmented(len: u16) -> Vec<u8> {
+    let mut packet = vec![0x5a; usize::from(len)];
+    packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2]);
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    let sum: u32 = packet[..20].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_narrow_path_to_one_peer_leaves_the_others_alone() {
+    let mut world = World::new(5);
+    let [hub, near, far] = [0, 1, 2].map(|_| world.add(NodeSpec::default()));
+    world.peer(hub, near);
+    world.peer(hub, far);
+    world.set_link(hub, far, small_path());
+    for peer in [near, far] {
+        assert!(world.ping(hub, peer, 7 * SECOND).is_some());
+    }
+    world.run_for(2 * SECOND);
+    assert_eq!(world.status(hub).mtu, 1_420, "of the device");
+    assert_eq!(world.peer_status(hub, near).packet_max, 1_420);
+    assert_eq!(world.peer_status(hub, far).packet_max, FITS);
+    let [to_near, to_far] = [near, far].map(|peer| world.udp(hub, peer));
+    for flow in [to_near, to_far] {
+        world.send(flow, FULL_UDP, None);
     }
     world.run_for(SECOND);
-    let after = world.flow(flow);
-    assert_eq!(after.received - before.received, 50, "the MTU has come down to what passes: {after:?}");
+    assert_eq!(world.flow(to_near).received, 1);
+    let told = world.flow(to_far);
+    assert_eq!((told.received, told.told_mtu), (0, Some(FITS.into())), "the sender learns what fits");
+    world.send(to_far, usize::from(FITS) - 28, None);
+    world.run_for(SECOND);
+    assert_eq!(world.flow(to_far).received, 1);
+    assert_eq!(world.drops(hub, DropReason::TooBig), 1);
     world.settle();
+}
+
+#[test]
+fn tcp_is_cut_to_fit_and_nobody_needs_to_be_told() {
+    for address in [0, 1] {
+        let (mut world, left, right) = narrow_pair(6);
+        let flow = world.open(left, right, TCP, address, Ecn::NotEct);
+        let mss = FULL_TCP - 20 * address as u16;
+        for bytes in [60_000, 10 * usize::from(mss), usize::from(mss), 1, 50_001] {
+            world.send(flow, bytes, Some(mss));
+            world.run_for(Duration::from_millis(20));
+        }
+        world.run_for(SECOND);
+        let report = world.flow(flow);
+        assert_eq!((report.missing(), report.told), (0, 0), "{report:?}");
+        assert!(world.peer_status(left, right).tx_recut > 0);
+        world.settle();
+    }
+}
+
+#[test]
+fn what_no_answer_could_help_crosses_in_parts() {
+    let (mut world, left, right) = narrow_pair(7);
+    // The least that every IPv6 link must pass, over UDP.
+    let six = world.open(left, right, UDP, 1, Ecn::Ect0);
+    let sent: Vec<Vec<u8>> = (FITS + 1..1_420).step_by(20).map(may_be_fragmented).collect();
+    for packet in &sent {
+        world.send_packet(left, packet);
+        world.send(six, 1_280 - 48, None);
+        world.run_for(Duration::from_millis(10));
+    }
+    world.run_for(SECOND);
+    let received: Vec<_> = world.received(right).iter().map(|received| received.packet.clone()).collect();
+    assert!(received == sent, "{} of {} packets, as they were", received.len(), sent.len());
+    let report = world.flow(six);
+    assert_eq!((report.missing(), report.told), (0, 0), "{report:?}");
+    assert_eq!(world.peer_status(left, right).loss, Some(0.0), "parts are not taken for packets");
+    world.settle();
+}
+
+#[test]
+fn an_ipv6_sender_is_told_of_1280_bytes_at_least() {
+    let (mut world, left, right) = narrow_pair(8);
+    let flow = world.open(left, right, UDP, 1, Ecn::NotEct);
+    world.send(flow, 1_281 - 48, None);
+    world.run_for(SECOND);
+    assert_eq!(world.flow(flow).told_mtu, Some(1_280));
+    assert_eq!(world.flow(flow).received, 0);
+    world.send(flow, 1_280 - 48, None);
+    world.run_for(SECOND);
+    assert_eq!(world.flow(flow).received, 1);
+    world.settle();
+}
+
+#[test]
+fn parts_survive_what_a_network_does_to_them() {
+    let (mut world, left, right) = narrow_pair(9);
+    world.set_link(
+        left,
+        right,
+        LinkConfig {
+            loss: 0.1,
+            duplicate: 0.1,
+            reorder: 0.1,
+            corrupt: 0.05,
+            jitter: Duration::from_millis(3),
+            ..small_path()
+        },
+    );
+    let flow = world.open(left, right, UDP, 1, Ecn::NotEct);
+    for _ in 0..500 {
+        world.send(flow, 1_280 - 48, None);
+        world.run_for(Duration::from_millis(5));
+    }
+    world.run_for(2 * SECOND);
+    let report = world.flow(flow);
+    // Both of two parts must come.
+    assert!((300..450).contains(&report.received), "{report:?}");
+    assert!(world.drops(right, DropReason::Incomplete) > 20, "what misses a part is given up, and counted");
+    world.settle();
+}
+
+#[test]
+fn a_super_packet_of_datagrams_that_are_too_large_is_answered_once() {
+    let (mut world, left, right) = narrow_pair(10);
+    let flow = world.udp(left, right);
+    world.send(flow, 20 * FULL_UDP, Some(FULL_UDP as u16));
+    world.run_for(SECOND);
+    let report = world.flow(flow);
+    assert_eq!((report.received, report.told, report.told_mtu), (0, 1, Some(FITS.into())));
+    assert_eq!(world.drops(left, DropReason::TooBig), 20);
+    world.settle();
+}
+
+#[test]
+fn a_sender_that_does_not_listen_is_not_answered_for_ever() {
+    let (mut world, left, right) = narrow_pair(11);
+    let flow = world.udp(left, right);
+    for _ in 0..1_000 {
+        world.send(flow, FULL_UDP, None);
+        world.run_for(Duration::from_millis(1));
+    }
+    let report = world.flow(flow);
+    assert!((100..130).contains(&report.told), "100 a second and a few at once: {report:?}");
+    assert_eq!(world.drops(left, DropReason::TooBig), 1_000);
+    world.settle();
+}
+
+#[test]
+fn packets_that_waited_for_the_handshake_fit_the_path_too() {
+    let (mut world, left, right) = narrow_pair(12);
+    world.partition(left, right);
+    // Long enough for the session to end.
+    world.run_for(200 * SECOND);
+    let (six, tcp) = (world.open(left, right, UDP, 1, Ecn::NotEct), world.tcp(left, right));
+    world.send(six, 1_280 - 48, None);
+    world.send(tcp, 20_000, Some(FULL_TCP));
+    world.heal(left, right);
+    world.run_for(20 * SECOND);
+    assert_eq!((world.flow(six).missing(), world.flow(tcp).missing()), (0, 0));
+    world.settle();
+}
+
+#[test]
+fn a_path_that_becomes_narrow_without_a_word_is_noticed_within_seconds() {
+    for both_ways in [false, true] {
+        let (mut world, left, right) = World::pair(13);
+        assert!(world.ping(left, right, SECOND).is_some());
+        let flow = world.tcp(left, right);
+        let back = world.udp(right, left);
+        let run = |world: &mut World, ticks: u32| {
+            for _ in 0..ticks {
+                world.send(flow, 5 * usize::from(FULL_TCP), Some(FULL_TCP));
+                if both_ways {
+                    world.send(back, 100, None);
+                }
+                world.run_for(Duration::from_millis(100));
+            }
+        };
+        run(&mut world, 50);
+        assert_eq!(world.flow(flow).missing(), 0);
+        // A tunnel came up somewhere on the way, and its ICMP is filtered.
+        world.set_all_links(small_path());
+        run(&mut world, 50);
+        let lost = world.flow(flow).missing();
+        assert!(lost > 0);
+        assert_eq!(world.peer_status(left, right).path_mtu, 1_280, "after 5 s");
+        run(&mut world, 50);
+        world.run_for(SECOND);
+        assert_eq!(world.flow(flow).missing(), lost, "nothing more");
+        world.settle();
+    }
+}
+
+#[test]
+fn a_lossy_path_is_not_taken_for_a_narrow_one() {
+    let (mut world, left, right) = World::pair(14);
+    assert!(world.ping(left, right, SECOND).is_some());
+    world.set_all_links(LinkConfig { loss: 0.2, ..LinkConfig::default() });
+    let flow = world.udp(left, right);
+    let mut narrow = 0;
+    for _ in 0..600 {
+        world.send(flow, FULL_UDP, None);
+        world.run_for(Duration::from_millis(500));
+        narrow += u32::from(world.peer_status(left, right).packet_max < 1_420);
+    }
+    assert!(narrow < 10, "{narrow} of 600 times");
+    world.set_all_links(LinkConfig::default());
+    world.settle();
+}
+
+#[test]
+fn a_path_that_has_grown_is_used_again_in_time() {
+    let (mut world, left, right) = narrow_pair(15);
+    world.set_all_links(LinkConfig::default());
+    let flow = world.udp(left, right);
+    world.generate(flow, Load { bytes: 100, segment_bytes: None, every: SECOND, ticks: 700 });
+    world.run_for(700 * SECOND);
+    assert_eq!(world.peer_status(left, right).packet_max, 1_420);
+    world.settle();
+}
+
+#[test]
+fn an_interface_that_is_narrower_than_configured_is_known_at_once_for_either_protocol() {
+    for (protocol, fits) in [(Protocol::ShadowMesh, 1_339), (Protocol::WireGuard, 1_328)] {
+        let how = PeerOptions { protocol, ..PeerOptions::default() };
+        let (mut world, left, right) = World::pair_with(16, NodeSpec::default(), NodeSpec::default(), &how);
+        world.set_uplink(left, Uplink { mtu: 1_400, ..Uplink::default() });
+        // It was narrowed after the start, so that the first packet finds out.
+        let (udp, tcp) = (world.udp(left, right), world.tcp(left, right));
+        world.send(udp, 100, None);
+        world.run_for(SECOND);
+        world.send(udp, FULL_UDP, None);
+        world.run_for(SECOND);
+        world.send(udp, FULL_UDP, None);
+        world.send(tcp, 50_000, Some(FULL_TCP));
+        world.run_for(SECOND);
+        assert_eq!(world.flow(udp).told_mtu, Some(fits), "{protocol:?}");
+        assert_eq!(world.flow(tcp).missing(), 0, "{protocol:?}");
+        world.settle();
+    }
 }

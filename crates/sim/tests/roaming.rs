@@ -1,6 +1,6 @@
 //! Machines that change their address while they talk.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use sim::{Load, NodeId, NodeSpec, PeerOptions, World};
@@ -128,5 +128,72 @@ fn moving_back_and_forth_every_second_keeps_up() {
     world.run_for(2 * SECOND);
     assert_eq!(world.flow(there).missing(), 0);
     assert!(world.flow(back).missing() < 20 * 15, "{:?}", world.flow(back));
+    world.settle();
+}
+
+const OTHER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 9_443);
+const CALLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11)), 9_443);
+
+/// A caller and a node with two addresses on its network, of which the caller knows the second.
+fn multi_homed(seed: u64, workers: usize) -> (World, NodeId, NodeId) {
+    let addresses = vec![OTHER.ip(), CALLED.ip()];
+    let server = NodeSpec { addresses, workers, ..NodeSpec::default() };
+    let how = PeerOptions { endpoints: (false, false), ..PeerOptions::default() };
+    let caller = NodeSpec { workers, ..NodeSpec::default() };
+    let (mut world, caller, server) = World::pair_with(seed, caller, server, &how);
+    world.tell_endpoint(caller, server, CALLED);
+    (world, caller, server)
+}
+
+#[test]
+fn answers_leave_with_the_address_that_was_called() {
+    for workers in [1, 3] {
+        let (mut world, caller, server) = multi_homed(20, workers);
+        world.start_capture();
+        assert!(world.ping(caller, server, SECOND).is_some());
+        let (there, back) = (world.tcp(caller, server), world.tcp(server, caller));
+        for flow in [there, back] {
+            world
+                .generate(flow, Load { bytes: 5_000, segment_bytes: Some(1_300), every: SECOND, ticks: 200 });
+        }
+        world.run_for(200 * SECOND);
+        for flow in [there, back] {
+            assert_eq!(world.flow(flow).missing(), 0);
+        }
+        let captured = world.take_captured();
+        let to_caller = || captured.iter().filter(|datagram| datagram.to.ip() == ip("192.0.2.1"));
+        assert!(to_caller().count() > 1_000);
+        assert!(
+            to_caller().all(|datagram| datagram.from == CALLED),
+            "handshakes, rekeys, probes and packets alike"
+        );
+        world.settle();
+    }
+}
+
+#[test]
+fn a_caller_that_turns_to_the_other_address_is_followed() {
+    let (mut world, caller, server) = multi_homed(21, 1);
+    assert!(world.ping(caller, server, SECOND).is_some());
+    world.tell_endpoint(caller, server, OTHER);
+    let flow = world.udp(server, caller);
+    assert!(world.ping(caller, server, SECOND).is_some());
+    world.send(flow, 100, None);
+    world.run_for(SECOND);
+    assert_eq!(world.flow(flow).received, 1);
+    assert_eq!(world.peer_status(caller, server).endpoint, Some(OTHER), "and not called back from the first");
+    world.settle();
+}
+
+#[test]
+fn an_address_that_was_called_and_is_gone_is_replaced() {
+    let (mut world, caller, server) = multi_homed(22, 1);
+    assert!(world.ping(caller, server, SECOND).is_some());
+    world.move_to(server, &[OTHER.ip()]);
+    let flow = world.udp(server, caller);
+    world.send(flow, 100, None);
+    world.run_for(SECOND);
+    assert_eq!(world.flow(flow).received, 1);
+    assert_eq!(world.peer_status(caller, server).endpoint, Some(OTHER));
     world.settle();
 }

@@ -54,7 +54,7 @@ impl Pair {
         let bob = Identity::new(StaticSecret::generate(&mut rng(2)));
         let to_bob = PeerKeys::new(&alice, bob.public_key(), alices, protocol).unwrap();
         let to_alice = PeerKeys::new(&bob, alice.public_key(), bobs, protocol).unwrap();
-        Self { alice, bob, to_bob, to_alice, suite: Suite::Aes256Gcm, split: false, rng: rng(3) }
+        Self { alice, bob, to_bob, to_alice, suite: Suite::Aegis256X4, split: false, rng: rng(3) }
     }
 
     /// One pair for each form a handshake can take.
@@ -62,7 +62,8 @@ impl Pair {
         let shadowmesh = || Self::new(Protocol::ShadowMesh);
         vec![
             ("WireGuard", Self::new(Protocol::WireGuard)),
-            ("ShadowMesh, AES-256-GCM", shadowmesh()),
+            ("ShadowMesh, AEGIS-256X4", shadowmesh()),
+            ("ShadowMesh, AES-256-GCM", Self { suite: Suite::Aes256Gcm, ..shadowmesh() }),
             ("ShadowMesh, ChaCha20-Poly1305", Self { suite: Suite::ChaCha20Poly1305, ..shadowmesh() }),
             ("ShadowMesh, split", Self { split: true, ..shadowmesh() }),
         ]

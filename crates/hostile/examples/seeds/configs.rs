@@ -38,6 +38,17 @@ pub(crate) fn all() -> Seeds {
         ("ipv6", file("", "name = \"mesh%d\"", "endpoint = \"[2001:db8::2]:9443\"\n")),
         ("two-peers", file("", "", &second("\"10.77.0.3/32\""))),
         ("overlapping-allowed-ips", file("", "", &second("\"10.77.0.2/32\""))),
+        (
+            "proxies",
+            file(
+                "",
+                "",
+                "[[socks5]]\nlisten = \"127.0.0.1:1080\"\nvia = \"right\"\n[[forward]]\nlisten = \"[::1]:53\"\n\
+                 target = \"dns.example:53\"\nprotocol = \"udp\"\nvia = \"right\"\ndirection = \"remote\"\n[exit]\n\
+                 allow = [\"10.1.0.0/16\", \"192.0.2.7:22\"]\nlisten = [\"127.0.0.1:8000-8099\"]\n",
+            ),
+        ),
+        ("open-proxy", file("", "", "[[socks5]]\nlisten = \"0.0.0.0:1080\"\nvia = \"right\"\n")),
         ("unknown-key", file("lissten = \"0.0.0.0:1\"", "", "")),
         ("misspelt-key-of-a-key", format!("[node]\nprivat_key = \"{SECRET}\"\n").into_bytes()),
         ("key-in-the-wrong-section", format!("[tun]\nprivate_key = \"{SECRET}\"\n").into_bytes()),

@@ -4,8 +4,14 @@
 //! again.
 
 mod configs;
+mod kcp_segments;
+mod kcptun;
+mod mdns_messages;
+mod mdns_steps;
 mod messages;
 mod packets;
+mod proxies;
+mod segments;
 
 use std::fs;
 use std::path::Path;
@@ -21,6 +27,17 @@ fn main() {
     write("handshake_messages", messages::handshakes());
     write("data_packets", messages::data_packets());
     write("config", configs::all());
+    write("socks5", proxies::socks5());
+    write("http_connect", proxies::http());
+    write("proxy_request", proxies::requests());
+    write("fake_tcp", segments::packets());
+    write("tcp_frame", segments::streams());
+    write("kcp_segments", kcp_segments::all());
+    write("smux_frames", kcptun::smux());
+    write("fec_groups", kcptun::fec());
+    write("kcptun_datagrams", kcptun::datagrams());
+    write("mdns_message", mdns_messages::all());
+    write("mdns_engine", mdns_steps::all());
 }
 
 fn write(target: &str, seeds: Seeds) {

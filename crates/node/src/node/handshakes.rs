@@ -1,6 +1,6 @@
 //! Handshake messages in and out, and what becomes of the sessions they make.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use handshake::{
 };
 use rand_core::Rng;
 
-use super::Node;
+use super::{Caller, Node};
 use crate::config::PeerId;
 use crate::drops::DropReason;
 use crate::event::{Action, Datagram, Notice};
-use crate::peer::Attempt;
+use crate::peer::{Attempt, Purpose};
 
 /// The least time between two initiations that one peer may have answered, in the long run (WireGuard uses the same).
 const INITIATION_SPACING: Duration = Duration::from_millis(20);
@@ -57,7 +57,7 @@ impl Node {
         };
         let (initiation, datagrams) = Initiation::start(&self.identity, &p.keys, options, &mut self.rng);
         for contents in datagrams.iter() {
-            self.transmits.push_back(Datagram { to, contents: contents.to_vec() });
+            self.transmits.push_back(Datagram { to, source: p.local, contents: contents.to_vec() });
         }
         let patience = match protocol {
             Protocol::WireGuard => limits::REKEY_TIMEOUT,
@@ -86,6 +86,8 @@ impl Node {
         }
         // Perhaps the path is too narrow for a whole initiation, perhaps it merely lost one: take turns.
         p.split = !p.split && p.keys.protocol() == Protocol::ShadowMesh;
+        // Perhaps our address is not the right one any more, although we still have it.
+        self.stale |= p.local.take().is_some();
         if tries >= RESOLVE_AFTER {
             self.actions.push_back(Action::Resolve(peer));
         }
@@ -99,20 +101,20 @@ impl Node {
     }
 
     /// Takes a handshake message from the network.
-    pub(super) fn handle_message(&mut self, now: Instant, from: SocketAddr, message: &[u8]) {
+    pub(super) fn handle_message(&mut self, now: Instant, caller: Caller, message: &[u8]) {
         let result = match classify(message) {
             Some(MessageKind::CookieReply(_)) => self.handle_cookie_reply(now, message),
             Some(MessageKind::Data(_)) | None => Err(DropReason::UnknownMessage),
-            Some(kind) => self.admit(now, from, message).and_then(|()| match kind {
+            Some(kind) => self.admit(now, caller, message).and_then(|()| match kind {
                 MessageKind::Initiation(_) => {
                     let Self { identity, by_key, peers, .. } = self;
                     let find = |key: &PublicKey| Some(&peers[by_key.get(key)?.0 as usize].keys);
                     let incoming = Incoming::receive_from(identity, message, find).map_err(reason)?;
-                    self.handle_initiation(now, from, incoming)
+                    self.handle_initiation(now, caller, incoming)
                 }
                 MessageKind::InitiationPart1 => self.handle_part1(now, message),
-                MessageKind::InitiationPart2 => self.handle_part2(now, from, message),
-                _ => self.handle_response(now, from, message),
+                MessageKind::InitiationPart2 => self.handle_part2(now, caller, message),
+                _ => self.handle_response(now, caller.from, message),
             }),
         };
         if let Err(reason) = result {
@@ -121,7 +123,8 @@ impl Node {
     }
 
     /// The first MAC proves that the sender knows whom it talks to; under load, the second that it is where it says.
-    fn admit(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+    fn admit(&mut self, now: Instant, caller: Caller, message: &[u8]) -> Result<(), DropReason> {
+        let Caller { from, .. } = caller;
         if !self.cookies.verify_mac1(message) {
             return Err(DropReason::HandshakeMac);
         }
@@ -130,7 +133,7 @@ impl Node {
         }
         if !self.cookies.verify_mac2(now, message, from) {
             let reply = self.cookies.reply(now, message, from, &mut self.rng);
-            self.transmits.push_back(Datagram { to: from, contents: reply.to_vec() });
+            self.transmits.push_back(caller.answer(reply.to_vec()));
             return Err(DropReason::HandshakeNoCookie);
         }
         if self.load.admit(now, from.ip()) { Ok(()) } else { Err(DropReason::HandshakeRate) }
@@ -163,7 +166,7 @@ impl Node {
     fn handle_initiation(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        caller: Caller,
         incoming: Incoming,
     ) -> Result<(), DropReason> {
         let timestamp = incoming.timestamp();
@@ -187,7 +190,7 @@ impl Node {
         self.retire(replaced.as_slice());
         // The path does not move yet: an initiation can be captured and sent on from elsewhere before the original
         // arrives. What the peer seals in the new session will tell where it is.
-        self.transmits.push_back(Datagram { to: from, contents: response });
+        self.transmits.push_back(caller.answer(response));
         self.stale = true;
         Ok(())
     }
@@ -203,7 +206,7 @@ impl Node {
         Ok(())
     }
 
-    fn handle_part2(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+    fn handle_part2(&mut self, now: Instant, caller: Caller, message: &[u8]) -> Result<(), DropReason> {
         let Self { split_waiting, peers, .. } = self;
         let mut matches = split_waiting.iter().copied().filter_map(|peer| {
             let (part1, until) = peers[peer.0 as usize].part1.as_ref()?;
@@ -215,7 +218,7 @@ impl Node {
         split_waiting.retain(|&waiting| waiting != peer);
         // The peer's path is narrow: ours to it is likely the same path.
         peers[peer.0 as usize].split = true;
-        self.handle_initiation(now, from, incoming)
+        self.handle_initiation(now, caller, incoming)
     }
 
     fn handle_response(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
@@ -260,9 +263,10 @@ impl Node {
     }
 
     /// The peer has used a session that we made by answering: from now on it is ours to send on.
-    pub(super) fn confirm(&mut self, now: Instant, peer: PeerId, local_index: u32) {
+    pub(super) fn confirm(&mut self, now: Instant, peer: PeerId, local_index: u32, local: Option<IpAddr>) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         let Some(session) = p.next.take_if(|next| next.local_index() == local_index) else { return };
+        p.local = local;
         let endpoint = p.endpoint;
         let done = p.switch_to(session);
         self.retire(&done);
@@ -289,10 +293,10 @@ impl Node {
             Notice::Rekeyed { peer }
         });
         for (id, deadline) in pings {
-            self.probe(now, peer, Some((id, deadline)), None);
+            self.probe(now, peer, Purpose::Ping { id, deadline });
         }
         if native {
-            self.probe(now, peer, None, None); // measures the path, and confirms the session as well
+            self.probe(now, peer, Purpose::Path { confirms: None }); // measures the path, and confirms the session as well
         } else if took.is_some() {
             self.send_keepalive(now, peer); // the responder may not send before it hears from us
         }

@@ -2,11 +2,12 @@
 
 mod handshakes;
 mod load;
+mod mtu;
 mod slots;
 mod timers;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -26,10 +27,11 @@ use self::slots::Slots;
 use crate::config::{Config, ConfigError, PeerConfig, PeerId};
 use crate::drops::{DropReason, Drops};
 use crate::event::{Action, Datagram, Event, Notice, Pong};
-use crate::inner::{CONTENT_LEN, Content, Control, ProbeReply};
-use crate::peer::{Outstanding, Path, Peer, QUEUE_PACKETS};
+use crate::inner::{Content, Control, ProbeReply};
+use crate::peer::{Outstanding, Path, Peer, Purpose, QUEUE_PACKETS};
 use crate::routes::Routes;
 use crate::status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
+use crate::streams::StreamPort;
 use crate::table::{PeerRow, PeerState, Published, SessionRow, Table};
 use crate::worker::{Setup, Worker};
 
@@ -38,6 +40,20 @@ use crate::worker::{Setup, Worker};
 const TICK: Duration = Duration::from_millis(100);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Whence a message that is not data came, and to which of our addresses.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    from: SocketAddr,
+    local: Option<IpAddr>,
+}
+
+impl Caller {
+    /// What is said to it in return leaves from where it called.
+    fn answer(self, contents: Vec<u8>) -> Datagram {
+        Datagram { to: self.from, source: self.local, contents }
+    }
+}
 
 /// No peer has that name or key.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -56,9 +72,8 @@ pub struct Node {
     initiations: u32,
     suite: Suite,
     workers: usize,
-    /// The inner MTU: never more than was configured.
+    /// The MTU of the TUN device.
     mtu: u16,
-    mtu_configured: u16,
     peers: Vec<Peer>,
     by_key: HashMap<PublicKey, PeerId>,
     routes: Arc<Routes>,
@@ -113,6 +128,7 @@ impl Node {
                     drops: Arc::clone(&drops),
                     published: Arc::clone(&published),
                     coalesce: config.coalesce,
+                    streams: config.streams,
                 })
             })
             .collect();
@@ -123,10 +139,9 @@ impl Node {
             unix_time: config.unix_time,
             epoch: config.epoch,
             initiations: 0,
-            suite: handshake::preferred_suite(),
+            suite: config.suite,
             workers: config.workers,
             mtu: config.mtu,
-            mtu_configured: config.mtu,
             slots: Slots::default(),
             split_waiting: Vec::new(),
             peers,
@@ -149,16 +164,25 @@ impl Node {
         for index in 0..node.peers.len() {
             if node.peers[index].endpoint.is_some() {
                 node.begin_handshake(now, PeerId(index as u32));
+                node.ask_path_mtu(now, PeerId(index as u32));
             }
         }
         node.settle(now);
         Ok((node, workers))
     }
 
+    /// The sending side for whoever runs streams: one is enough.
+    pub fn stream_port(&self) -> StreamPort {
+        let lane = self.workers.min(LANES - 1) as u8;
+        StreamPort::new(lane, self.start, Arc::clone(&self.drops), Arc::clone(&self.published))
+    }
+
     /// Takes what a worker has to tell.
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Handshake { from, message } => self.handle_message(now, from, &message),
+            Event::Handshake { from, local, message } => {
+                self.handle_message(now, Caller { from, local }, &message);
+            }
             Event::NeedSession { peer } => {
                 let fresh = |session: &Arc<Session>| now < session.established() + limits::REKEY_TIMEOUT;
                 // The worker may have asked before it learnt of the session that has come about meanwhile.
@@ -166,12 +190,12 @@ impl Node {
                     self.begin_handshake(now, peer);
                 }
             }
-            Event::SessionConfirmed { peer, local_index } => self.confirm(now, peer, local_index),
-            Event::Roamed { peer, endpoint } => self.roam(now, peer, endpoint),
-            Event::ProbeReply { peer, at, reply } => self.handle_reply(peer, at, &reply),
-            Event::PathTooSmall { peer } => {
-                self.search_path_mtu(now, peer);
+            Event::SessionConfirmed { peer, local_index, local } => {
+                self.confirm(now, peer, local_index, local);
             }
+            Event::Roamed { peer, endpoint, local } => self.roam(now, peer, endpoint, local),
+            Event::ProbeReply { peer, at, reply } => self.handle_reply(peer, at, &reply),
+            Event::PathTooSmall { peer } => self.path_too_small(now, peer),
         }
         self.settle(now);
     }
@@ -215,7 +239,7 @@ impl Node {
         match self.peers.get_mut(peer.0 as usize) {
             Some(p) if p.keys.protocol() == Protocol::ShadowMesh => {
                 if p.current.is_some() {
-                    self.probe(now, peer, Some((id, deadline)), None);
+                    self.probe(now, peer, Purpose::Ping { id, deadline });
                 } else {
                     p.pings.push((id, deadline));
                     self.begin_handshake(now, peer);
@@ -239,6 +263,7 @@ impl Node {
         let begin = p.endpoint.is_none() && p.current.is_none();
         if p.endpoint != Some(endpoint) {
             p.endpoint = Some(endpoint);
+            p.local = None;
             self.search_path_mtu(now, peer);
             self.stale = true;
         }
@@ -303,9 +328,10 @@ impl Node {
         }
     }
 
-    /// A peer has authenticated itself from a new place.
-    fn roam(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr) {
+    /// A peer has authenticated itself from a new place, or to another address of ours.
+    fn roam(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr, local: Option<IpAddr>) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        self.stale |= std::mem::replace(&mut p.local, local) != local;
         if p.endpoint == Some(endpoint) {
             return;
         }
@@ -314,15 +340,6 @@ impl Node {
         self.stale = true;
         if known {
             self.notice(Notice::Roamed { peer, endpoint });
-        }
-    }
-
-    /// A peer's path has changed, or refused a packet: looks anew for the largest packet it passes.
-    fn search_path_mtu(&mut self, now: Instant, peer: PeerId) {
-        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        if let Some(endpoint) = p.endpoint {
-            let outside = self.mtu_configured.saturating_add(overhead(p.keys.protocol(), endpoint));
-            p.path_mtu.restart(outside, now);
         }
     }
 
@@ -340,7 +357,7 @@ impl Node {
         contents[HEADER_LEN..][..plaintext.len()].copy_from_slice(plaintext);
         sealer.seal(counter, &mut contents);
         p.state.last_sent.set(self.start, now);
-        self.transmits.push_back(Datagram { to, contents });
+        self.transmits.push_back(Datagram { to, source: p.local, contents });
         true
     }
 
@@ -352,34 +369,31 @@ impl Node {
         };
     }
 
-    /// Sends a probe: for a ping, for the path's figures, or padded to `mtu` bytes outside.
-    fn probe(&mut self, now: Instant, peer: PeerId, ping: Option<(u64, Instant)>, mtu: Option<u16>) {
+    /// Sends a probe. Returns its number, unless there is no session to send it in.
+    fn probe(&mut self, now: Instant, peer: PeerId, purpose: Purpose) -> Option<u64> {
         let id = self.next_id;
         self.next_id += 1;
         let p = &self.peers[peer.0 as usize];
         let mut plaintext = Control::ProbeRequest { id }.to_bytes().to_vec();
-        if let (Some(mtu), Some(endpoint)) = (mtu, p.endpoint) {
+        if let (Purpose::Mtu(mtu), Some(endpoint)) = (purpose, p.endpoint) {
             let outside = usize::from(Carrier::Udp.overhead(endpoint.ip())) + HEADER_LEN + TAG_LEN;
             plaintext.resize(usize::from(mtu).saturating_sub(outside).max(plaintext.len()), 0);
         }
-        let tx_packets = p.tx_packets();
-        if !self.send_sealed(now, peer, &plaintext) {
-            if let Some((id, _)) = ping {
-                self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
-            }
-            return;
+        let deadline = match purpose {
+            Purpose::Ping { deadline, .. } => deadline,
+            Purpose::Path { .. } | Purpose::Mtu(_) => now + PROBE_TIMEOUT,
+        };
+        let probe = Outstanding { id, sent_at: now, deadline, tx_datagrams: p.tx_datagrams(), purpose };
+        let sent = self.send_sealed(now, peer, &plaintext);
+        let p = &mut self.peers[peer.0 as usize];
+        if sent && !matches!(purpose, Purpose::Mtu(_)) {
+            p.state.tx_datagrams.fetch_add(1, Relaxed);
         }
-        let displaced = self.peers[peer.0 as usize].path.sent(Outstanding {
-            id,
-            sent_at: now,
-            deadline: ping.map_or(now + PROBE_TIMEOUT, |(_, deadline)| deadline),
-            tx_packets,
-            mtu,
-            ping: ping.map(|(id, _)| id),
-        });
-        if let Some(id) = displaced.and_then(|probe| probe.ping) {
+        let given_up = if sent { p.path.sent(probe) } else { Some(probe) };
+        if let Some(id) = given_up.and_then(|probe| probe.ping()) {
             self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
         }
+        sent.then_some(id)
     }
 
     fn handle_reply(&mut self, peer: PeerId, at: Instant, reply: &ProbeReply) {
@@ -389,30 +403,22 @@ impl Node {
         p.path.answered(&probe, at, reply);
         p.unanswered_since = None;
         self.stale |= p.size_queue(self.mtu);
-        if let Some(id) = probe.ping {
-            let rtt = Some(at.saturating_duration_since(probe.sent_at));
-            self.actions.push_back(Action::Pong(Pong { id, peer, rtt }));
-        }
-        if let Some(mtu) = probe.mtu
-            && p.path_mtu.handle_answer(mtu)
-        {
-            self.fit_mtu(peer);
-        }
-    }
-
-    /// Brings the inner MTU to what all paths pass.
-    fn fit_mtu(&mut self, peer: PeerId) {
-        let fits = self.peers.iter().filter_map(|p| {
-            let outside = p.path_mtu.confirmed()?;
-            Some(outside.saturating_sub(overhead(p.keys.protocol(), p.endpoint?)))
-        });
-        let mtu = fits.min().unwrap_or(self.mtu_configured).min(self.mtu_configured);
-        if mtu != self.mtu {
-            if mtu < self.mtu {
-                self.notice(Notice::MtuLowered { peer, mtu });
+        match probe.purpose {
+            Purpose::Ping { id, .. } => {
+                let rtt = Some(at.saturating_duration_since(probe.sent_at));
+                self.actions.push_back(Action::Pong(Pong { id, peer, rtt }));
             }
-            self.mtu = mtu;
-            self.actions.push_back(Action::SetMtu(mtu));
+            Purpose::Path { confirms: Some((id, size)) } => {
+                if p.path.outstanding.iter().any(|probe| probe.id == id) {
+                    p.path_mtu.handle_missed(size, at);
+                }
+            }
+            Purpose::Path { confirms: None } => {}
+            Purpose::Mtu(size) => {
+                if p.path_mtu.handle_answer(size) {
+                    self.fit(peer);
+                }
+            }
         }
     }
 
@@ -428,15 +434,6 @@ impl Node {
             }
         }
     }
-}
-
-/// Bytes that a carrier and a protocol add to an inner packet.
-fn overhead(protocol: Protocol, endpoint: SocketAddr) -> u16 {
-    let sealed = match protocol {
-        Protocol::ShadowMesh => HEADER_LEN + CONTENT_LEN + TAG_LEN,
-        Protocol::WireGuard => HEADER_LEN + TAG_LEN,
-    };
-    Carrier::Udp.overhead(endpoint.ip()) + sealed as u16
 }
 
 fn check_keys(identity: &Identity, peers: &[PeerConfig]) -> Result<HashMap<PublicKey, PeerId>, ConfigError> {
@@ -471,14 +468,14 @@ fn check_routes(peers: &[PeerConfig]) -> Result<Vec<(ipnet::IpNet, PeerId)>, Con
 fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Result<Peer, ConfigError> {
     let keys = PeerKeys::new(identity, peer.public_key, peer.preshared_key, peer.protocol)
         .map_err(|error| ConfigError::Key(peer.name.clone(), error))?;
-    let unknown = SocketAddr::from(([0; 16], 0)); // as if over IPv6, whose header is the longer one
-    let outside = mtu.saturating_add(overhead(peer.protocol, peer.endpoint.unwrap_or(unknown)));
+    let wanted = mtu::wanted(peer.protocol, peer.endpoint, mtu);
     Ok(Peer {
         name: peer.name,
         keys,
         allowed_ips: peer.allowed_ips,
         keepalive: peer.keepalive,
         endpoint: peer.endpoint,
+        local: None,
         state: Arc::new(PeerState::default()),
         current: None,
         previous: VecDeque::new(),
@@ -493,7 +490,9 @@ fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Re
         handshake_took: None,
         connected: false,
         path: Path::default(),
-        path_mtu: PathMtu::new(outside, now),
+        path_mtu: PathMtu::new(wanted, now),
+        packet_max: mtu,
+        ask_path_mtu_at: now,
         pings: Vec::new(),
         queue_packets_max: *QUEUE_PACKETS.start(),
     })
@@ -516,8 +515,10 @@ fn rows(peers: &[Peer]) -> Vec<PeerRow> {
             state: Arc::clone(&peer.state),
             protocol: peer.keys.protocol(),
             endpoint: peer.endpoint,
+            local: peer.local,
             session: peer.current.clone(),
             queue_packets_max: peer.queue_packets_max,
+            packet_max: peer.packet_max.into(),
         })
         .collect()
 }
@@ -537,10 +538,7 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
             Protocol::WireGuard => "wireguard".to_owned(),
         },
         post_quantum: session.is_some_and(Session::post_quantum),
-        cipher: session.map(|session| match session.suite() {
-            Suite::Aes256Gcm => "AES-256-GCM".to_owned(),
-            Suite::ChaCha20Poly1305 => "ChaCha20-Poly1305".to_owned(),
-        }),
+        cipher: session.map(|session| session.suite().name().to_owned()),
         endpoint: peer.endpoint,
         carrier: Carrier::Udp.name().to_owned(),
         allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
@@ -552,10 +550,13 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
         loss: peer.path.loss,
         rate_bps: peer.path.rate_bps,
         queue_packets_max: peer.queue_packets_max,
+        packet_max: peer.packet_max,
+        path_mtu: peer.path_mtu.limit(),
         rx_bytes: peer.state.rx_bytes.load(Relaxed),
         rx_packets: peer.state.rx_packets.load(Relaxed),
         tx_bytes: peer.state.tx_bytes.load(Relaxed),
         tx_packets: peer.state.tx_packets.load(Relaxed),
+        tx_recut: peer.state.tx_recut.load(Relaxed),
         drops: named(&peer.state.drops),
     }
 }

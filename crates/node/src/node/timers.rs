@@ -7,11 +7,14 @@ use handshake::{Protocol, limits};
 use super::{Node, PROBE_TIMEOUT};
 use crate::config::PeerId;
 use crate::event::{Action, Notice, Pong};
+use crate::peer::Purpose;
 
 /// Between two probes of a path in use.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A path is in use this long after the last data.
 const IN_USE: Duration = Duration::from_secs(3);
+/// A path has shown life this long after anything authentic came: more than the answer to a regular probe needs.
+const ALIVE: Duration = Duration::from_millis(2_500);
 /// A native peer that has answered no probe for so long has lost its session, or the path is dead: a handshake tells.
 const SILENCE_NATIVE: Duration = PROBE_TIMEOUT;
 /// A WireGuard peer answers data only after its own keepalive timeout.
@@ -105,7 +108,7 @@ impl Node {
     fn tick_probes(&mut self, now: Instant, peer: PeerId) {
         let p = &mut self.peers[peer.0 as usize];
         for probe in p.path.expire(now) {
-            if let Some(id) = probe.ping {
+            if let Some(id) = probe.ping() {
                 self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
             }
         }
@@ -116,7 +119,12 @@ impl Node {
             }
             now < deadline
         });
-        if p.keys.protocol() != Protocol::ShadowMesh || p.current.is_none() || p.endpoint.is_none() {
+        if p.current.is_none() || p.endpoint.is_none() {
+            return;
+        }
+        self.ask_path_mtu(now, peer);
+        let p = &mut self.peers[peer.0 as usize];
+        if p.keys.protocol() != Protocol::ShadowMesh {
             return;
         }
         let recent = |at: Option<Instant>| at.is_some_and(|at| now < at + IN_USE);
@@ -124,13 +132,14 @@ impl Node {
         let in_use = sent || recent(p.state.last_data_received.get(self.start));
         if in_use && p.path.next_probe.is_none_or(|at| now >= at) {
             p.path.next_probe = Some(now + PROBE_INTERVAL);
-            self.probe(now, peer, None, None);
+            self.probe_path(now, peer, sent);
         }
         let p = &mut self.peers[peer.0 as usize];
         // The search for the path's MTU rests while the peer is silent: then every size would seem too large.
-        if p.unanswered_since.is_none() && p.path.rtt.is_some() {
+        let alive = p.state.last_received.get(self.start).is_some_and(|at| now < at + ALIVE);
+        if alive && p.path.rtt.is_some() {
             while let Some(mtu) = self.peers[peer.0 as usize].path_mtu.poll(now) {
-                self.probe(now, peer, None, Some(mtu));
+                self.probe(now, peer, Purpose::Mtu(mtu));
             }
         }
     }

@@ -40,11 +40,18 @@ pub(super) struct Train<'a> {
     pub(super) contents: &'a [u8],
     /// Bytes of header, content type and tag in each segment.
     pub(super) overhead: usize,
+    /// Its datagrams are the parts of one packet.
+    pub(super) in_parts: bool,
 }
 
 impl Train<'_> {
-    fn packets(&self) -> usize {
+    fn datagrams(&self) -> usize {
         self.contents.len().div_ceil(self.segment_size.max(1))
+    }
+
+    /// What it counts for.
+    fn packets(&self) -> u64 {
+        if self.in_parts { 1 } else { self.datagrams() as u64 }
     }
 }
 
@@ -55,12 +62,25 @@ struct Queued {
     sent: usize,
     segment_size: usize,
     overhead: usize,
+    in_parts: bool,
     ecn: Ecn,
     since: Instant,
 }
 
 impl Queued {
-    fn packets(&self) -> usize {
+    /// What the link has not taken yet.
+    fn rest(&self, peer: PeerId) -> Train<'_> {
+        Train {
+            peer,
+            ecn: self.ecn,
+            segment_size: self.segment_size,
+            contents: &self.buf[self.sent..],
+            overhead: self.overhead,
+            in_parts: self.in_parts,
+        }
+    }
+
+    fn datagrams(&self) -> usize {
         (self.buf.len() - self.sent).div_ceil(self.segment_size)
     }
 
@@ -69,10 +89,12 @@ impl Queued {
         let len = self.buf.len();
         let fits = self.segment_size == train.segment_size
             && self.overhead == train.overhead
+            && !self.in_parts
+            && !train.in_parts
             && self.ecn == train.ecn
             && len.is_multiple_of(self.segment_size)
             && len + train.contents.len() <= TRAIN_BYTES_MAX.min(self.buf.capacity())
-            && self.packets() + train.packets() <= TRAIN_SEGMENTS_MAX;
+            && self.datagrams() + train.datagrams() <= TRAIN_SEGMENTS_MAX;
         if fits {
             let end = len + train.contents.len();
             self.buf.storage_mut()[len..end].copy_from_slice(train.contents);
@@ -85,7 +107,7 @@ impl Queued {
 #[derive(Debug, Default)]
 struct Queue {
     trains: VecDeque<Queued>,
-    packets: usize,
+    datagrams: usize,
     deficit: usize,
     codel: Codel,
 }
@@ -154,18 +176,26 @@ impl Egress {
         train: &Train<'_>,
     ) -> usize {
         let row = &cx.table.peers[train.peer.0 as usize];
-        let packets = train.packets() as u64;
+        let packets = train.packets();
         let Some(to) = row.endpoint else {
             row.state.drops.add(DropReason::NoEndpoint, packets);
             return train.contents.len();
         };
         let transmit =
             Transmit { to, ecn: train.ecn, segment_size: train.segment_size, contents: train.contents };
-        match link.send(&transmit) {
+        match link.send_from(row.local, &transmit) {
             Ok(taken) => {
-                let sent = taken.div_ceil(train.segment_size.max(1)) as u64;
-                cx.count_sent(train.peer, sent, taken as u64 - sent * train.overhead as u64);
-                if taken < train.contents.len() {
+                let datagrams = taken.div_ceil(train.segment_size.max(1)) as u64;
+                let whole = taken == train.contents.len();
+                // A packet in parts is sent with the last of them.
+                let packets = if train.in_parts { u64::from(whole) } else { datagrams };
+                cx.count_sent(
+                    train.peer,
+                    packets,
+                    datagrams,
+                    taken as u64 - datagrams * train.overhead as u64,
+                );
+                if !whole {
                     *writable = false;
                 }
                 taken
@@ -196,10 +226,10 @@ impl Egress {
         let row = &cx.table.peers[train.peer.0 as usize];
         let limit = row.queue_packets_max as usize;
         let queue = &mut self.queues[train.peer.0 as usize];
-        let packets = train.packets();
+        let datagrams = train.datagrams();
         if !queue.trains.back_mut().is_some_and(|last| last.absorb(train)) {
             let Some(mut buf) = cx.pool.take(Class::Large) else {
-                row.state.drops.add(DropReason::PoolExhausted, packets as u64);
+                row.state.drops.add(DropReason::PoolExhausted, train.packets());
                 return;
             };
             buf.storage_mut()[..train.contents.len()].copy_from_slice(train.contents);
@@ -212,20 +242,20 @@ impl Egress {
                 sent: 0,
                 segment_size: train.segment_size,
                 overhead: train.overhead,
+                in_parts: train.in_parts,
                 ecn: train.ecn,
                 since: cx.now,
             });
             self.trains += 1;
         }
-        queue.packets += packets;
-        while queue.packets > limit + SLACK_PACKETS && queue.trains.len() > 1 {
+        queue.datagrams += datagrams;
+        while queue.datagrams > limit + SLACK_PACKETS && queue.trains.len() > 1 {
             let Some(oldest) = queue.trains.pop_front() else { break };
-            let lost = oldest.packets();
             self.trains -= 1;
-            queue.packets -= lost;
-            row.state.drops.add(DropReason::EgressQueueFull, lost as u64);
+            queue.datagrams -= oldest.datagrams();
+            row.state.drops.add(DropReason::EgressQueueFull, oldest.rest(train.peer).packets());
         }
-        self.full |= queue.packets >= limit;
+        self.full |= queue.datagrams >= limit;
     }
 
     /// Sends what waits, as far as the link takes it.
@@ -246,29 +276,22 @@ impl Egress {
                 self.turns.pop_front();
                 continue;
             };
-            let waiting = head.packets();
+            let waiting = head.datagrams();
             if late {
-                queue.packets -= waiting;
+                queue.datagrams -= waiting;
                 self.trains -= 1;
-                state.drops.add(DropReason::EgressSojourn, waiting as u64);
+                state.drops.add(DropReason::EgressSojourn, head.rest(peer).packets());
                 continue;
             }
-            let train = Train {
-                peer,
-                ecn: head.ecn,
-                segment_size: head.segment_size,
-                contents: &head.buf[head.sent..],
-                overhead: head.overhead,
-            };
-            let done = self.hand_over(cx, link, writable, &train);
+            let done = self.hand_over(cx, link, writable, &head.rest(peer));
             let queue = &mut self.queues[peer.0 as usize];
             head.sent += done;
             queue.deficit = queue.deficit.saturating_sub(done);
             if head.sent < head.buf.len() {
-                queue.packets -= waiting - head.packets();
+                queue.datagrams -= waiting - head.datagrams();
                 queue.trains.push_front(head);
             } else {
-                queue.packets -= waiting;
+                queue.datagrams -= waiting;
                 self.trains -= 1;
             }
             if queue.trains.is_empty() {
@@ -281,13 +304,13 @@ impl Egress {
         }
         self.full = self.turns.iter().any(|peer| {
             let limit = cx.table.peers[peer.0 as usize].queue_packets_max as usize;
-            self.queues[peer.0 as usize].packets >= limit
+            self.queues[peer.0 as usize].datagrams >= limit
         });
     }
 
-    /// Packets that wait.
-    pub(super) fn packets(&self) -> usize {
-        self.turns.iter().map(|peer| self.queues[peer.0 as usize].packets).sum()
+    /// Datagrams that wait.
+    pub(super) fn datagrams(&self) -> usize {
+        self.turns.iter().map(|peer| self.queues[peer.0 as usize].datagrams).sum()
     }
 }
 

@@ -2,18 +2,19 @@
 
 use std::fmt;
 use std::io::{ErrorKind, IoSlice};
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use handshake::{DataHeader, HEADER_LEN, OpenError, Opener, Protocol, TAG_LEN, limits};
 use packet::coalesce::{CoalesceLimits, Group};
-use packet::{Class, Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun, VnetHeader, ip, segment};
+use packet::{Buf, Class, Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun, VnetHeader, ip, segment};
 
-use super::{Context, REPORT_AGAIN, Told};
+use super::parts::{Parts, Whole};
+use super::streams::Streams;
+use super::{Context, Place, REPORT_AGAIN, Told};
 use crate::config::PeerId;
 use crate::drops::DropReason;
 use crate::event::Event;
-use crate::inner::{CONTENT_LEN, Content, Control, ProbeReply};
+use crate::inner::{CONTENT_LEN, Content, Control, Part, ProbeReply};
 use crate::table::{PeerState, SessionRow};
 
 /// Datagrams, or trains of them, received in one call.
@@ -25,6 +26,8 @@ const SLOTS_MIN: usize = 4;
 const SLOT_BYTES: usize = MAX_PACKET + 1 + 192;
 /// Bytes received in one round, or a little more: what comes from the TUN must not wait long.
 pub(super) const RECEIVE_BYTES_MAX: usize = 4 * MAX_PACKET;
+/// Packets of one call that came in parts.
+const JOINED_MAX: usize = 256;
 /// Bytes of a probe on the wire.
 const PROBE_BYTES: usize = HEADER_LEN + Control::LEN + TAG_LEN;
 
@@ -33,6 +36,11 @@ pub(super) struct Inbound {
     slots: Vec<RecvSlot>,
     /// The packets of one call that were opened and may go to the TUN, in order.
     opened: Vec<Opened>,
+    /// Those among them that came in parts.
+    joined: Vec<Buf>,
+    /// Packets whose last part has not come yet.
+    pub(super) parts: Parts,
+    pub(super) streams: Streams,
     limits: CoalesceLimits,
     /// The TUN takes packets whose transport checksum is partial.
     takes_partial: bool,
@@ -46,7 +54,8 @@ pub(super) struct Inbound {
 #[derive(Clone, Copy, Debug)]
 struct Opened {
     peer: PeerId,
-    slot: u16,
+    /// The place of its slot, or behind all slots, of its buffer among those that were joined.
+    place: u16,
     start: u32,
     end: u32,
     partial: bool,
@@ -119,7 +128,8 @@ fn next_offer(offered: usize, filled: usize, received: usize) -> usize {
 
 fn reason(error: OpenError) -> DropReason {
     match error {
-        OpenError::Truncated => DropReason::Truncated,
+        // Whatever is read as a header is long enough: this is for whoever changes that.
+        OpenError::Truncated => DropReason::UnknownMessage,
         OpenError::UnknownLane => DropReason::UnknownLane,
         OpenError::TooOld => DropReason::TooOld,
         OpenError::Replayed => DropReason::Replayed,
@@ -130,9 +140,19 @@ fn reason(error: OpenError) -> DropReason {
 
 /// What a plaintext turned out to be.
 enum Inner {
-    Packet { start: usize, partial: bool },
-    Probe { id: u64 },
+    Packet {
+        start: usize,
+        partial: bool,
+    },
+    Part {
+        counter: u64,
+    },
+    Probe {
+        id: u64,
+    },
     Reply(ProbeReply),
+    /// Of a stream, behind the content type.
+    Stream,
     Nothing,
 }
 
@@ -146,10 +166,13 @@ impl fmt::Debug for Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(peers: usize, limits: CoalesceLimits) -> Self {
+    pub(super) fn new(peers: usize, limits: CoalesceLimits, streams: bool) -> Self {
         Self {
             slots: (0..SLOTS).map(|_| RecvSlot::new(SLOT_BYTES)).collect(),
             opened: Vec::with_capacity(SLOTS * 64),
+            joined: Vec::with_capacity(JOINED_MAX),
+            parts: Parts::new(),
+            streams: Streams::new(streams),
             limits,
             takes_partial: true,
             offer: SLOTS_MIN,
@@ -174,17 +197,19 @@ impl Inbound {
         filled: usize,
     ) {
         self.open(cx, link, filled);
+        self.streams.finish();
         self.deliver(cx, tun);
+        self.joined.clear();
     }
 
     /// Opens every datagram in the first `filled` slots.
     fn open<L: Link>(&mut self, cx: &mut Context<'_>, link: &mut L, filled: usize) {
-        let Self { slots, opened, told, takes_partial, .. } = self;
+        let Self { slots, opened, joined, parts, streams, told, takes_partial, .. } = self;
         opened.clear();
         let mut run: Option<Run<'_>> = None;
         let mut source = None;
         for (index, slot) in slots.iter_mut().take(filled).enumerate() {
-            let (from, ecn) = (slot.from, slot.ecn);
+            let (from, ecn) = (Place { remote: slot.from, local: slot.to }, slot.ecn);
             let segment_size = slot.segment_size.max(1);
             let received = slot.len.min(slot.buf.len());
             if received == 0 {
@@ -214,20 +239,43 @@ impl Inbound {
                 match open_one(cx, run, datagram, from, ecn, told, &mut source) {
                     Ok(Inner::Packet { start: offset, partial }) => {
                         let end = datagram.len() - TAG_LEN;
-                        let completed = partial
-                            && !*takes_partial
-                            && segment::finish_partial(&mut datagram[offset..end]).is_ok();
                         opened.push(Opened {
                             peer: run.row.peer,
-                            slot: index as u16,
+                            place: index as u16,
                             start: (start + offset) as u32,
                             end: (start + end) as u32,
-                            partial: partial && !completed,
+                            partial: partial && !completes(*takes_partial, &mut datagram[offset..end]),
                         });
+                    }
+                    Ok(Inner::Part { counter }) => {
+                        let plaintext = &datagram[HEADER_LEN..datagram.len() - TAG_LEN];
+                        match join(cx, parts, run, plaintext, counter, ecn, &mut source) {
+                            Ok(Some((mut packet, partial))) if joined.len() < JOINED_MAX => {
+                                opened.push(Opened {
+                                    peer: run.row.peer,
+                                    place: (SLOTS + joined.len()) as u16,
+                                    start: 0,
+                                    end: packet.len() as u32,
+                                    partial: partial && !completes(*takes_partial, &mut packet),
+                                });
+                                joined.push(packet);
+                            }
+                            Ok(Some(_)) => run.state.drops.add(DropReason::PoolExhausted, 1),
+                            Ok(None) => {}
+                            Err(reason) => run.state.drops.add(reason, 1),
+                        }
                     }
                     Ok(Inner::Probe { id }) => answer(cx, run, link, id, from),
                     Ok(Inner::Reply(reply)) => {
                         cx.events.push(cx.drops, Event::ProbeReply { peer: run.row.peer, at: cx.now, reply });
+                    }
+                    Ok(Inner::Stream) => {
+                        let body = &datagram[HEADER_LEN + CONTENT_LEN..datagram.len() - TAG_LEN];
+                        run.packets += 1;
+                        run.packet_bytes += body.len() as u64;
+                        if let Err(reason) = streams.push(cx, run.row.peer, body) {
+                            run.state.drops.add(reason, 1);
+                        }
                     }
                     Ok(Inner::Nothing) => {}
                     Err(reason) => run.state.drops.add(reason, 1),
@@ -241,9 +289,12 @@ impl Inbound {
 
     /// Writes the opened packets to the TUN, in order, those that belong together at once.
     fn deliver<T: Tun>(&mut self, cx: &Context<'_>, tun: &mut T) {
-        let Self { slots, opened, limits, takes_partial, .. } = self;
-        let bytes =
-            |packet: &Opened| &slots[packet.slot as usize].buf[packet.start as usize..packet.end as usize];
+        let Self { slots, opened, joined, limits, takes_partial, .. } = self;
+        let bytes = |packet: &Opened| {
+            let place = usize::from(packet.place);
+            let buf = if place < SLOTS { &slots[place].buf[..] } else { &joined[place - SLOTS][..] };
+            &buf[packet.start as usize..packet.end as usize]
+        };
         let mut rest = opened.as_slice();
         while let Some((first, others)) = rest.split_first() {
             let drops = &cx.table.peers[first.peer.0 as usize].state.drops;
@@ -302,7 +353,7 @@ fn open_one<'a>(
     cx: &mut Context<'a>,
     run: &mut Run<'a>,
     datagram: &mut [u8],
-    from: SocketAddr,
+    from: Place,
     ecn: Ecn,
     told: &mut [Told],
     source: &mut Option<(std::net::IpAddr, PeerId)>,
@@ -322,6 +373,8 @@ fn open_one<'a>(
             Some(Content::Padding) => return Ok(Inner::Nothing),
             Some(Content::Ip) => (CONTENT_LEN, false),
             Some(Content::IpPartial) => (CONTENT_LEN, true),
+            Some(Content::Part) => return Ok(Inner::Part { counter: opened.counter }),
+            Some(Content::Stream) => return Ok(Inner::Stream),
             Some(Content::Control) => {
                 return match Control::parse(plaintext) {
                     Some(Control::ProbeRequest { id }) => Ok(Inner::Probe { id }),
@@ -332,7 +385,19 @@ fn open_one<'a>(
             None => return Err(DropReason::InnerMalformed),
         },
     };
-    let packet = &mut plaintext[skip..];
+    admit(cx, run, &mut plaintext[skip..], ecn, source)?;
+    Ok(Inner::Packet { start: HEADER_LEN + skip, partial })
+}
+
+/// Lets an authentic packet in if it comes from an address of its peer, and counts it.
+#[inline]
+fn admit<'a>(
+    cx: &Context<'a>,
+    run: &mut Run<'a>,
+    packet: &mut [u8],
+    ecn: Ecn,
+    source: &mut Option<(std::net::IpAddr, PeerId)>,
+) -> Result<(), DropReason> {
     let address = ip::source(packet).ok_or(DropReason::InnerMalformed)?;
     let owner = match *source {
         Some((last, owner)) if last == address => Some(owner),
@@ -347,19 +412,47 @@ fn open_one<'a>(
     }
     run.packets += 1;
     run.packet_bytes += packet.len() as u64;
-    Ok(Inner::Packet { start: HEADER_LEN + skip, partial })
+    Ok(())
+}
+
+/// Takes a part of a packet. Returns the packet, and whether its transport checksum is partial, if it is complete now.
+#[cold]
+fn join<'a>(
+    cx: &Context<'a>,
+    parts: &mut Parts,
+    run: &mut Run<'a>,
+    plaintext: &[u8],
+    counter: u64,
+    ecn: Ecn,
+    source: &mut Option<(std::net::IpAddr, PeerId)>,
+) -> Result<Option<(Buf, bool)>, DropReason> {
+    let (part, bytes) = Part::parse(plaintext).ok_or(DropReason::InnerMalformed)?;
+    let first = counter.checked_sub(part.index.into()).ok_or(DropReason::InnerMalformed)?;
+    let whole = Whole { peer: run.row.peer, receiver: run.receiver, lane: run.lane, first };
+    let Some((mut packet, ecn)) = parts.take(cx, whole, part, bytes, ecn)? else { return Ok(None) };
+    admit(cx, run, &mut packet, ecn, source)?;
+    Ok(Some((packet, part.partial)))
+}
+
+/// Makes a partial checksum a full one where the TUN device wants that. Returns whether it did.
+#[inline]
+fn completes(takes_partial: bool, packet: &mut [u8]) -> bool {
+    !takes_partial && segment::finish_partial(packet).is_ok()
 }
 
 /// Tells the node of a session's first use and of a peer's new address, once each.
-fn report(cx: &mut Context<'_>, row: &SessionRow, from: SocketAddr, told: &mut Told) {
+fn report(cx: &mut Context<'_>, row: &SessionRow, from: Place, told: &mut Told) {
     let peer = row.peer;
     let published = &cx.table.peers[peer.0 as usize];
     // Where the peer is comes first: whoever confirms a session is then known to be there.
-    if published.endpoint != Some(from) {
+    // Where nothing depends on our own address, the operating system chooses it; that is no news.
+    let elsewhere = published.local.is_some() && from.local.is_some() && published.local != from.local;
+    if published.endpoint != Some(from.remote) || elsewhere {
         let fresh = |at| cx.now < at + REPORT_AGAIN;
-        if !told.endpoint.is_some_and(|(endpoint, at)| endpoint == from && fresh(at)) {
+        if !told.endpoint.is_some_and(|(place, at)| place == from && fresh(at)) {
             told.endpoint = Some((from, cx.now));
-            cx.events.push(cx.drops, Event::Roamed { peer, endpoint: from });
+            let Place { remote: endpoint, local } = from;
+            cx.events.push(cx.drops, Event::Roamed { peer, endpoint, local });
         }
     }
     let local_index = row.session.local_index();
@@ -367,12 +460,13 @@ fn report(cx: &mut Context<'_>, row: &SessionRow, from: SocketAddr, told: &mut T
     let fresh = |at| cx.now < at + REPORT_AGAIN;
     if !in_use && !told.session.is_some_and(|(index, at)| index == local_index && fresh(at)) {
         told.session = Some((local_index, cx.now));
-        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index });
+        let local = from.local;
+        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index, local });
     }
 }
 
 /// Answers a probe on the spot: the round-trip time is then the path's, and not that of a queue in this process.
-fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, to: SocketAddr) {
+fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, to: Place) {
     let sealer = run.row.session.sealer(cx.lane);
     let Ok(counter) = sealer.reserve(1) else { return };
     let reply = ProbeReply {
@@ -384,15 +478,17 @@ fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, t
     let mut datagram = [0; PROBE_BYTES];
     datagram[HEADER_LEN..][..Control::LEN].copy_from_slice(&Control::ProbeReply(reply).to_bytes());
     sealer.seal(counter, &mut datagram);
-    let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: datagram.len(), contents: &datagram };
+    let transmit =
+        Transmit { to: to.remote, ecn: Ecn::NotEct, segment_size: datagram.len(), contents: &datagram };
     // A full link loses the answer; the next probe gets its own.
-    if link.send(&transmit).is_ok() {
+    if link.send_from(to.local, &transmit).is_ok() {
+        run.state.tx_datagrams.fetch_add(1, Relaxed);
         run.state.last_sent.set(cx.start, cx.now);
     }
 }
 
 /// What is not data is the node's business.
-fn hand_to_node(cx: &mut Context<'_>, from: SocketAddr, message: &[u8]) {
+fn hand_to_node(cx: &mut Context<'_>, from: Place, message: &[u8]) {
     if handshake::classify(message).is_none() || message.len() > Class::SMALL_BYTES {
         cx.drops.add(DropReason::UnknownMessage, 1);
         return;
@@ -403,5 +499,6 @@ fn hand_to_node(cx: &mut Context<'_>, from: SocketAddr, message: &[u8]) {
     };
     buf.storage_mut()[..message.len()].copy_from_slice(message);
     buf.commit(0..message.len());
-    cx.events.push(cx.drops, Event::Handshake { from, message: buf });
+    let Place { remote: from, local } = from;
+    cx.events.push(cx.drops, Event::Handshake { from, local, message: buf });
 }

@@ -13,10 +13,13 @@
 
 mod egress;
 mod inbound;
+mod narrow;
 mod outbound;
+mod parts;
+mod streams;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -27,6 +30,7 @@ use packet::{Link, Pool, Tun};
 use self::egress::Egress;
 use self::inbound::Inbound;
 use self::outbound::{Exit, Outbound};
+pub use self::streams::StreamBatch;
 use crate::config::PeerId;
 use crate::drops::{DropReason, Drops};
 use crate::event::Event;
@@ -55,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) drops: Arc<Drops>,
     pub(crate) published: Arc<Published>,
     pub(crate) coalesce: CoalesceLimits,
+    pub(crate) streams: bool,
 }
 
 /// One data-plane thread's work.
@@ -101,9 +106,10 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn count_sent(&self, peer: PeerId, packets: u64, bytes: u64) {
+    fn count_sent(&self, peer: PeerId, packets: u64, datagrams: u64, bytes: u64) {
         let state = &self.table.peers[peer.0 as usize].state;
         state.tx_packets.fetch_add(packets, Relaxed);
+        state.tx_datagrams.fetch_add(datagrams, Relaxed);
         state.tx_bytes.fetch_add(bytes, Relaxed);
         state.last_data_sent.set(self.start, self.now);
         state.last_sent.set(self.start, self.now);
@@ -119,7 +125,7 @@ impl Worker {
             start: setup.start,
             egress: Egress::new(setup.peers, (setup.pool_large / 2 / setup.workers).max(1)),
             outbound: Outbound::new(setup.peers),
-            inbound: Inbound::new(setup.peers, setup.coalesce),
+            inbound: Inbound::new(setup.peers, setup.coalesce, setup.streams),
             pool: setup.pool,
             drops: setup.drops,
             published: setup.published,
@@ -149,13 +155,14 @@ impl Worker {
         if ready.link {
             ready.link = self.receive(now, tun, link);
         }
-        let (mut cx, egress, outbound, _) = self.parts(now);
+        let (mut cx, egress, outbound, inbound) = self.parts(now);
+        inbound.parts.expire(&cx);
         if !egress.is_empty() {
             egress.drain(&mut cx, link, &mut ready.writable);
         }
         let exit = &mut Exit { link, egress, writable: &mut ready.writable };
         if outbound.has_waiting() {
-            outbound.release(&mut cx, exit);
+            outbound.release(&mut cx, tun, exit);
         }
         if ready.tun && !exit.egress.pushes_back() {
             ready.tun = outbound.forward(&mut cx, tun, exit);
@@ -192,16 +199,23 @@ impl Worker {
         self.events.0.pop_front()
     }
 
+    /// The next datagrams for whoever runs the streams. What is not fetched after each step is dropped when it becomes too
+    /// much.
+    pub fn poll_streams(&mut self) -> Option<StreamBatch> {
+        self.inbound.streams.poll()
+    }
+
     /// When [`step`](Self::step) must be called next even if nothing is ready.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let retry = self.egress.retry_at.map(|at| (at, "kernel out of buffers"));
         let waiting = self.outbound.expires_at().map(|at| (at, "packet waiting for a handshake"));
-        [retry, waiting].into_iter().flatten().min()
+        let parts = self.inbound.parts.expires_at().map(|at| (at, "packet waiting for its parts"));
+        [retry, waiting, parts].into_iter().flatten().min()
     }
 
-    /// Packets that wait, for the link or for a handshake: what is in but neither out nor dropped.
+    /// Packets, or parts of them, that wait, for the link or for a handshake: what is in but neither out nor dropped.
     pub fn packets_waiting(&self) -> usize {
-        self.egress.packets() + self.outbound.waiting()
+        self.egress.datagrams() + self.outbound.waiting()
     }
 }
 
@@ -210,8 +224,15 @@ impl Worker {
 struct Told {
     /// The session whose first use was reported, and when.
     session: Option<(u32, Instant)>,
-    /// The endpoint that was reported, and when.
-    endpoint: Option<(SocketAddr, Instant)>,
+    /// The endpoint that was reported, with our own address, and when.
+    endpoint: Option<(Place, Instant)>,
+}
+
+/// Where a datagram came from, and to which of our addresses, if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    remote: SocketAddr,
+    local: Option<IpAddr>,
 }
 
 /// A report is repeated after this time if nothing came of it: the event may have been lost.

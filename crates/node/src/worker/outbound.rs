@@ -15,18 +15,21 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use handshake::{HEADER_LEN, Protocol, Sealer, Session, TAG_LEN, limits};
-use packet::segment::SuperPacket;
+use packet::segment::{HEADER_MAX, SuperPacket};
 use packet::{Buf, Class, Ecn, Link, MAX_PACKET, Tun, VnetHeader, ip};
 
 use super::Context;
 use super::egress::{Egress, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX, Train};
+use super::narrow::{self, Answers, Fit};
 use crate::config::PeerId;
 use crate::drops::DropReason;
 use crate::event::Event;
-use crate::inner::{CONTENT_LEN, Content};
+use crate::framing::Framing;
+use crate::inner::{Content, Part};
 
 /// Packets read in one round: as many as one send can carry.
 const READS_MAX: usize = TRAIN_SEGMENTS_MAX;
@@ -43,34 +46,6 @@ const WAITING_TIME: Duration = Duration::from_secs(5);
 /// How often to remind the node that a session is needed.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How the packets of a protocol are wrapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Framing {
-    /// Bytes before the inner packet.
-    prefix: usize,
-    protocol: Protocol,
-}
-
-impl Framing {
-    const fn of(protocol: Protocol) -> Self {
-        let prefix = match protocol {
-            Protocol::WireGuard => HEADER_LEN,
-            Protocol::ShadowMesh => HEADER_LEN + CONTENT_LEN,
-        };
-        Self { prefix, protocol }
-    }
-
-    /// Bytes on the wire of an inner packet of `len` bytes.
-    const fn sealed_len(self, len: usize) -> usize {
-        let padded = match self.protocol {
-            // WireGuard pads to a multiple of 16 (whitepaper §5.4.6).
-            Protocol::WireGuard => len.next_multiple_of(16),
-            Protocol::ShadowMesh => len,
-        };
-        self.prefix + padded + TAG_LEN
-    }
-}
-
 /// The train being put together: sealed, from `start` to [`Outbound::end`], each segment but the last of equal size.
 #[derive(Clone, Copy, Debug)]
 struct Assembly {
@@ -80,6 +55,8 @@ struct Assembly {
     segments: usize,
     start: usize,
     overhead: usize,
+    /// Its datagrams are the parts of one packet.
+    in_parts: bool,
 }
 
 impl Assembly {
@@ -87,6 +64,8 @@ impl Assembly {
     fn takes(&self, new: &Self, end: usize, sealed: usize) -> bool {
         let len = end - self.start;
         self.peer == new.peer
+            && !self.in_parts
+            && !new.in_parts
             && self.ecn == new.ecn
             && self.overhead == new.overhead
             && len.is_multiple_of(self.segment_size)
@@ -140,6 +119,7 @@ pub(super) struct Outbound {
     waiting: Vec<Waiting>,
     /// Peers for which packets wait.
     waiting_peers: Vec<PeerId>,
+    answers: Answers,
 }
 
 impl fmt::Debug for Outbound {
@@ -161,6 +141,7 @@ impl Outbound {
             route: None,
             waiting: (0..peers).map(|_| Waiting::default()).collect(),
             waiting_peers: Vec::with_capacity(peers),
+            answers: Answers::new(peers),
         }
     }
 
@@ -184,7 +165,7 @@ impl Outbound {
                 break;
             };
             bytes += len;
-            self.accept(cx, &vnet, len, exit);
+            self.accept(cx, tun, &vnet, len, exit);
         }
         self.flush(cx, exit);
         self.route = None;
@@ -192,10 +173,15 @@ impl Outbound {
     }
 
     /// Sends what has waited for a session that now exists, and gives up what has waited too long.
-    pub(super) fn release<L: Link>(&mut self, cx: &mut Context<'_>, exit: &mut Exit<'_, L>) {
+    pub(super) fn release<T: Tun, L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        tun: &mut T,
+        exit: &mut Exit<'_, L>,
+    ) {
         let mut index = 0;
         while let Some(&peer) = self.waiting_peers.get(index) {
-            self.release_peer(cx, peer, exit);
+            self.release_peer(cx, tun, peer, exit);
             if self.waiting[peer.0 as usize].packets.is_empty() {
                 self.waiting[peer.0 as usize].asked_at = None;
                 self.waiting_peers.swap_remove(index);
@@ -206,12 +192,18 @@ impl Outbound {
         self.flush(cx, exit);
     }
 
-    fn release_peer<L: Link>(&mut self, cx: &mut Context<'_>, peer: PeerId, exit: &mut Exit<'_, L>) {
+    fn release_peer<T: Tun, L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        tun: &mut T,
+        peer: PeerId,
+        exit: &mut Exit<'_, L>,
+    ) {
         let row = &cx.table.peers[peer.0 as usize];
         if let Some(session) = usable_session(cx, peer) {
             while let Some(Kept { packet, plan, .. }) = self.waiting[peer.0 as usize].packets.pop_front() {
                 self.packet[..packet.len()].copy_from_slice(&packet);
-                self.seal(cx, peer, session, &plan, exit);
+                self.send(cx, tun, peer, session, &plan, exit);
             }
             return;
         }
@@ -246,9 +238,10 @@ impl Outbound {
     }
 
     /// Takes a packet just read into the train.
-    fn accept<L: Link>(
+    fn accept<T: Tun, L: Link>(
         &mut self,
         cx: &mut Context<'_>,
+        tun: &mut T,
         vnet: &[u8; VnetHeader::LEN],
         len: usize,
         exit: &mut Exit<'_, L>,
@@ -264,9 +257,101 @@ impl Outbound {
             return;
         };
         match usable_session(cx, peer) {
-            Some(session) => self.seal(cx, peer, session, &plan, exit),
+            Some(session) => self.send(cx, tun, peer, session, &plan, exit),
             None => self.wait(cx, peer, plan),
         }
+    }
+
+    /// Takes the packet into the train, in the way that the peer's path allows.
+    fn send<T: Tun, L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        tun: &mut T,
+        peer: PeerId,
+        session: &Session,
+        plan: &SuperPacket,
+        exit: &mut Exit<'_, L>,
+    ) {
+        let row = &cx.table.peers[peer.0 as usize];
+        if plan.segment_len(0) <= row.packet_max {
+            return self.seal(cx, peer, session, plan, exit);
+        }
+        match narrow::fit(row, &self.packet, plan) {
+            Fit::Whole(narrower) => {
+                let more = narrower.segment_count().saturating_sub(plan.segment_count());
+                row.state.tx_recut.fetch_add(more as u64, Relaxed);
+                self.seal(cx, peer, session, &narrower, exit);
+            }
+            Fit::Parts => self.seal_in_parts(cx, peer, session, plan, exit),
+            Fit::TooBig => {
+                row.state.drops.add(DropReason::TooBig, plan.segment_count() as u64);
+                self.answers.tell(cx, tun, peer, &mut self.packet, plan);
+            }
+        }
+    }
+
+    /// Seals each segment of the packet in parts.
+    #[cold]
+    fn seal_in_parts<L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: PeerId,
+        session: &Session,
+        plan: &SuperPacket,
+        exit: &mut Exit<'_, L>,
+    ) {
+        let mut header = [0; HEADER_MAX];
+        // That of an ordinary packet may be longer, and is not needed.
+        let header_len = if plan.segment_count() > 1 { plan.header_len() } else { 0 };
+        header[..header_len].copy_from_slice(&self.packet[..header_len]);
+        for index in 0..plan.segment_count() {
+            let segment = narrow::lay_out(plan, index, &header[..header_len], &mut self.packet);
+            self.seal_parts_of(cx, peer, session, segment, plan.partial_travels(), exit);
+        }
+    }
+
+    /// Seals one packet, at `place` of what was read, in a train of parts.
+    fn seal_parts_of<L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: PeerId,
+        session: &Session,
+        place: Range<usize>,
+        partial: bool,
+        exit: &mut Exit<'_, L>,
+    ) {
+        let row = &cx.table.peers[peer.0 as usize];
+        let overhead = HEADER_LEN + Part::HEADER_LEN + TAG_LEN;
+        let (packet, total) = (&self.packet[place.clone()], place.len() as u16);
+        let Some(count) = Part::count(packet.len(), narrow::part_room(row)) else {
+            row.state.drops.add(DropReason::TooBig, 1);
+            return;
+        };
+        let sealer = session.sealer(cx.lane);
+        let Ok(counter) = sealer.reserve(count.into()) else {
+            row.state.drops.add(DropReason::SessionExhausted, 1);
+            cx.events.push(cx.drops, Event::NeedSession { peer });
+            return;
+        };
+        let segment_size = overhead + Part { partial, index: 0, count, total }.range().len();
+        let sealed = packet.len() + usize::from(count) * overhead;
+        if self.buffer.len() - self.end < sealed {
+            self.flush(cx, exit);
+        }
+        let packet = &self.packet[place];
+        let mut room = &mut self.buffer[self.end..][..sealed];
+        for index in 0..count {
+            let part = Part { partial, index, count, total };
+            let bytes = &packet[part.range()];
+            let (datagram, rest) = room.split_at_mut(overhead + bytes.len());
+            datagram[HEADER_LEN..][..Part::HEADER_LEN].copy_from_slice(&part.to_bytes());
+            datagram[HEADER_LEN + Part::HEADER_LEN..][..bytes.len()].copy_from_slice(bytes);
+            sealer.seal(counter + u64::from(index), datagram);
+            room = rest;
+        }
+        let (ecn, segments, start) = (ip::ecn(packet), count.into(), self.end);
+        let train = Assembly { peer, ecn, segment_size, segments, start, overhead, in_parts: true };
+        self.join(cx, exit, sealed, train);
     }
 
     /// Seals the packet into the train, in as many parts as the buffer has room for.
@@ -324,6 +409,7 @@ impl Outbound {
                 segments,
                 start: self.end,
                 overhead: framing.prefix + TAG_LEN,
+                in_parts: false,
             },
         );
     }
@@ -352,9 +438,9 @@ impl Outbound {
         // One super-packet may be more than one send can carry.
         let most = (TRAIN_BYTES_MAX / train.segment_size).clamp(1, TRAIN_SEGMENTS_MAX) * train.segment_size;
         for contents in self.buffer[train.start..self.end].chunks(most) {
-            let Assembly { peer, ecn, overhead, .. } = train;
+            let Assembly { peer, ecn, overhead, in_parts, .. } = train;
             let segment_size = train.segment_size.min(contents.len());
-            let train = Train { peer, ecn, segment_size, contents, overhead };
+            let train = Train { peer, ecn, segment_size, contents, overhead, in_parts };
             exit.egress.send(cx, exit.link, exit.writable, &train);
         }
     }

@@ -9,6 +9,7 @@ use super::message::{Attributes, Message, Request, read_u16, read_u32};
 pub(super) const IFINFO_LEN: usize = 16;
 pub(super) const IFADDR_LEN: usize = 8;
 pub(super) const RTMSG_LEN: usize = 12;
+const NDMSG_LEN: usize = 12;
 
 // linux/if_link.h
 pub(super) const IFLA_GSO_MAX_SIZE: u16 = 41;
@@ -16,22 +17,29 @@ pub(super) const IFLA_GSO_MAX_SIZE: u16 = 41;
 const RTAX_MTU: u16 = 2;
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its number in this namespace; never 0.
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// What kind of hardware it is (`ARPHRD_…` of `linux/if_arp.h`): 1 for Ethernet.
+    pub hardware: u16,
     /// Bytes of IP packet.
     pub mtu: u32,
     /// Set up by the administrator (`IFF_UP`).
     pub up: bool,
     /// Able to pass packets: up, and with a carrier (`IFF_LOWER_UP`).
     pub running: bool,
+    /// How often the carrier has come or gone: if it differs, the cable may be in another network now. Always 0 before Linux
+    /// 3.15.
+    pub carrier_changes: u32,
     /// The loopback interface.
     pub loopback: bool,
     /// Multicast works on it.
     pub multicast: bool,
+    /// It leads to one other machine only (`IFF_POINTOPOINT`): PPP, TUN, WireGuard.
+    pub point_to_point: bool,
     /// The Ethernet address; `None` for TUN and other links without one.
     pub mac: Option<[u8; 6]>,
     /// Packets that the interface queues.
@@ -49,6 +57,10 @@ pub struct Address {
     pub index: u32,
     /// The address with its prefix length.
     pub net: IpNet,
+    /// It is being checked for duplicates, or the check has found one (RFC 4862 §5.4): nothing can be sent from it.
+    pub tentative: bool,
+    /// Still valid, but no longer for anything new (RFC 4862 §5.5.4).
+    pub deprecated: bool,
 }
 
 /// A route, to install or as found.
@@ -64,6 +76,17 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The MTU of the route, when it has its own.
     pub mtu: Option<u32>,
+}
+
+/// What the kernel knows of the hardware address of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The interface's number.
+    pub index: u32,
+    /// The neighbour.
+    pub address: IpAddr,
+    /// Its Ethernet address, unless it is not known, or known to be wrong.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// What the kernel would do with a packet.
@@ -88,11 +111,14 @@ impl Link {
         let mut link = Self {
             index,
             name: String::new(),
+            hardware: read_u16(message.body.get(2..4)?)?,
             mtu: 0,
             up: flags & libc::IFF_UP != 0,
             running: flags & libc::IFF_LOWER_UP != 0 && flags & libc::IFF_UP != 0,
+            carrier_changes: 0,
             loopback: flags & libc::IFF_LOOPBACK != 0,
             multicast: flags & libc::IFF_MULTICAST != 0,
+            point_to_point: flags & libc::IFF_POINTOPOINT != 0,
             mac: None,
             queue_packets: 0,
             gso_max_bytes: 0,
@@ -104,6 +130,7 @@ impl Link {
                     link.name = String::from_utf8_lossy(data.strip_suffix(&[0]).unwrap_or(data)).into_owned();
                 }
                 libc::IFLA_MTU => link.mtu = read_u32(data)?,
+                libc::IFLA_CARRIER_CHANGES => link.carrier_changes = read_u32(data)?,
                 libc::IFLA_TXQLEN => link.queue_packets = read_u32(data)?,
                 IFLA_GSO_MAX_SIZE => link.gso_max_bytes = read_u32(data)?,
                 libc::IFLA_ADDRESS => link.mac = data.try_into().ok(),
@@ -123,6 +150,7 @@ impl Address {
     pub(super) fn parse(message: &Message) -> Option<Self> {
         let prefix = *message.body.get(1)?;
         let index = read_u32(message.body.get(4..8)?)?;
+        let mut flags = u32::from(*message.body.get(2)?);
         let mut local = None;
         let mut address = None;
         for (kind, data) in Attributes::new(message.body.get(IFADDR_LEN..)?) {
@@ -130,10 +158,18 @@ impl Address {
                 // On point-to-point links IFA_ADDRESS is the far end, IFA_LOCAL ours; IPv6 often has IFA_ADDRESS only.
                 libc::IFA_LOCAL => local = ip(data),
                 libc::IFA_ADDRESS => address = ip(data),
+                // The same as in the header, and those that do not fit its eight bits.
+                libc::IFA_FLAGS => flags = read_u32(data)?,
                 _ => {}
             }
         }
-        Some(Self { index, net: IpNet::new(local.or(address)?, prefix).ok()? })
+        let unusable = libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED;
+        Some(Self {
+            index,
+            net: IpNet::new(local.or(address)?, prefix).ok()?,
+            tentative: flags & unusable != 0 && flags & libc::IFA_F_OPTIMISTIC == 0,
+            deprecated: flags & libc::IFA_F_DEPRECATED != 0,
+        })
     }
 }
 
@@ -179,6 +215,28 @@ impl Lookup {
     }
 }
 
+impl Neighbour {
+    pub(super) fn parse(message: &Message) -> Option<Self> {
+        const KNOWN: u16 = libc::NUD_REACHABLE
+            | libc::NUD_STALE
+            | libc::NUD_DELAY
+            | libc::NUD_PROBE
+            | libc::NUD_PERMANENT
+            | libc::NUD_NOARP;
+        let index = read_u32(message.body.get(4..8)?)?;
+        let known = read_u16(message.body.get(8..10)?)? & KNOWN != 0;
+        let (mut address, mut mac) = (None, None);
+        for (kind, data) in Attributes::new(message.body.get(NDMSG_LEN..)?) {
+            match kind {
+                libc::NDA_DST => address = ip(data),
+                libc::NDA_LLADDR if known => mac = data.try_into().ok(),
+                _ => {}
+            }
+        }
+        Some(Self { index, address: address?, mac })
+    }
+}
+
 pub(super) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
 }
@@ -196,6 +254,14 @@ pub(super) fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO_LEN] {
 pub(super) fn ifaddr(index: u32, net: IpNet, flags: u8) -> [u8; IFADDR_LEN] {
     let mut bytes = [family(net.addr()), net.prefix_len(), flags, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
     bytes[4..].copy_from_slice(&index.to_ne_bytes());
+    bytes
+}
+
+/// `struct ndmsg`: family 1, padding 3, index 4, state 2, flags 1, type 1.
+pub(super) fn ndmsg(index: u32, address: IpAddr) -> [u8; NDMSG_LEN] {
+    let mut bytes = [0; NDMSG_LEN];
+    bytes[0] = family(address);
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
     bytes
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::message::messages;
 use crate::sys::{self, check};
@@ -16,12 +16,15 @@ pub struct Changes {
     pub addresses: bool,
     /// A route came or went.
     pub routes: bool,
+    /// A neighbour's hardware address was learnt, changed, or is in doubt; only with
+    /// [`open_with_neighbours`](Watch::open_with_neighbours).
+    pub neighbours: bool,
 }
 
 impl Changes {
     /// Whether anything has.
     pub fn any(self) -> bool {
-        self.links || self.addresses || self.routes
+        self.links || self.addresses || self.routes || self.neighbours
     }
 }
 
@@ -39,9 +42,22 @@ impl Watch {
     /// # Errors
     /// Out of descriptors, or a sandbox that forbids netlink.
     pub fn open() -> io::Result<Self> {
+        Self::open_groups(0)
+    }
+
+    /// As [`open`](Self::open), and watches neighbours, which change far more often.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with_neighbours() -> io::Result<Self> {
+        Self::open_groups(libc::RTMGRP_NEIGH)
+    }
+
+    fn open_groups(more: i32) -> io::Result<Self> {
         let socket =
             sys::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::NETLINK_ROUTE)?;
-        let groups = libc::RTMGRP_LINK
+        let groups = more
+            | libc::RTMGRP_LINK
             | libc::RTMGRP_IPV4_IFADDR
             | libc::RTMGRP_IPV6_IFADDR
             | libc::RTMGRP_IPV4_ROUTE
@@ -69,6 +85,7 @@ impl Watch {
                             libc::RTM_NEWLINK | libc::RTM_DELLINK => changes.links = true,
                             libc::RTM_NEWADDR | libc::RTM_DELADDR => changes.addresses = true,
                             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => changes.routes = true,
+                            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => changes.neighbours = true,
                             _ => {}
                         }
                     }
@@ -77,7 +94,7 @@ impl Watch {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // More happened than the socket could queue: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    changes = Changes { links: true, addresses: true, routes: true };
+                    changes = Changes { links: true, addresses: true, routes: true, neighbours: true };
                 }
                 Err(error) => return Err(error),
             }
@@ -88,5 +105,11 @@ impl Watch {
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }

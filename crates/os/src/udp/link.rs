@@ -1,7 +1,7 @@
 //! One UDP socket and its batched system calls.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -25,6 +25,8 @@ pub struct UdpLink {
     /// one learns from a refusal, all know.
     gso_segments: Arc<AtomicU32>,
     gro: bool,
+    /// Datagrams reach this socket, one of several, by their lane.
+    pub(super) steered: bool,
     batch: Box<Batch>,
 }
 
@@ -91,7 +93,7 @@ impl Batch {
 impl UdpLink {
     pub(super) fn new(socket: OwnedFd, v6: bool, gso_segments: Arc<AtomicU32>, offload: bool) -> Self {
         let gro = offload && set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        Self { socket, v6, gso_segments, gro, batch: Batch::new() }
+        Self { socket, v6, gso_segments, gro, steered: true, batch: Batch::new() }
     }
 
     /// Another handle on the same socket, for instance for the slow path of the node.
@@ -104,6 +106,7 @@ impl UdpLink {
             v6: self.v6,
             gso_segments: Arc::clone(&self.gso_segments),
             gro: self.gro,
+            steered: self.steered,
             batch: Batch::new(),
         })
     }
@@ -119,6 +122,12 @@ impl UdpLink {
     /// The offloads in use now. GSO is switched off for good when the kernel refuses it.
     pub fn offloads(&self) -> UdpOffloads {
         UdpOffloads { gso: self.gso_segments.load(Relaxed) > 0, gro: self.gro }
+    }
+
+    /// Whether datagrams reach each of several sockets by their lane. Where the kernel refuses that, it chooses a socket by
+    /// addresses and ports: all of a peer's datagrams then reach one worker, in order, and workers may be busy unevenly.
+    pub fn is_steered(&self) -> bool {
+        self.steered
     }
 
     /// How many datagrams the kernel has dropped since [`bind`](super::bind) because nobody took them out of the
@@ -139,7 +148,7 @@ impl UdpLink {
     }
 
     /// Writes address 0 and control 0 of the batch.
-    fn address_batch(&mut self, transmit: &Transmit<'_>, segment_size: Option<u16>) {
+    fn address_batch(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>, segment_size: Option<u16>) {
         let batch = &mut *self.batch;
         batch.addresses[0] =
             if self.v6 { RawAddress::new_v6(transmit.to) } else { RawAddress::new(transmit.to) };
@@ -156,12 +165,20 @@ impl UdpLink {
                 IpAddr::V6(_) => control.push(libc::SOL_IPV6, libc::IPV6_TCLASS, &bits),
             }
         }
+        // An address of the other family cannot be meant: the kernel then chooses.
+        match source.filter(|source| source.is_ipv4() == transmit.to.ip().to_canonical().is_ipv4()) {
+            None => {}
+            // An IPv6 socket takes IPv4 addresses mapped here too.
+            Some(IpAddr::V4(v4)) if self.v6 => push_source_v6(control, v4.to_ipv6_mapped()),
+            Some(IpAddr::V6(v6)) => push_source_v6(control, v6),
+            Some(IpAddr::V4(v4)) => push_source_v4(control, v4),
+        }
     }
 
     /// One `sendmsg`: a single datagram, or a train that fits one GSO send.
-    pub(super) fn send_gso(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+    pub(super) fn send_gso(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
         let train = transmit.contents.len() > transmit.segment_size;
-        self.address_batch(transmit, train.then_some(transmit.segment_size as u16));
+        self.address_batch(source, transmit, train.then_some(transmit.segment_size as u16));
         self.batch.describe_outgoing(0, transmit.contents);
         let header = &raw const self.batch.messages[0].msg_hdr;
         retry_refused(|| {
@@ -172,8 +189,8 @@ impl UdpLink {
     }
 
     /// `sendmmsg` of single datagrams, up to [`BATCH`] of them. Returns the bytes taken.
-    fn send_singly(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
-        self.address_batch(transmit, None);
+    fn send_singly(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
+        self.address_batch(source, transmit, None);
         let mut count = 0;
         for datagram in transmit.contents.chunks(transmit.segment_size).take(BATCH) {
             self.batch.describe_outgoing(count, datagram);
@@ -196,23 +213,23 @@ impl UdpLink {
     }
 
     /// Sends the next part of a train in one system call. Returns the bytes taken.
-    fn send_part(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+    fn send_part(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
         let segments = self.gso_segments.load(Relaxed) as usize;
         let train = transmit.contents.len() > transmit.segment_size;
         if !train {
-            return self.send_gso(transmit);
+            return self.send_gso(source, transmit);
         }
         if segments == 0 {
-            return self.send_singly(transmit);
+            return self.send_singly(source, transmit);
         }
         // As many segments as the kernel takes, and as fit one datagram's length field.
         let segments = segments.min(MAX_DATAGRAM / transmit.segment_size).max(1);
         let part = transmit.contents.len().min(transmit.segment_size * segments);
         let part = Transmit { contents: &transmit.contents[..part], ..*transmit };
-        match self.send_gso(&part) {
+        match self.send_gso(source, &part) {
             Err(error) if refuses_gso(&error) => {
                 // The same errno can mean that this datagram is wrong. Only if single ones pass was it GSO.
-                let taken = self.send_singly(&part)?;
+                let taken = self.send_singly(source, &part)?;
                 self.gso_segments.store(0, Relaxed);
                 Ok(taken)
             }
@@ -227,6 +244,26 @@ impl UdpLink {
 /// older kernels) a segment larger than the path MTU. `EOPNOTSUPP`: no such control message.
 pub(super) fn refuses_gso(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Whether a send may have failed because this machine no longer has the source address: `EINVAL`, or `ENETUNREACH` where
+/// the only route went with it.
+fn refuses_source(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH))
+}
+
+/// `in6_pktinfo`: the source address; the interface, of which 0 means any.
+fn push_source_v6(control: &mut Control, source: Ipv6Addr) {
+    let mut info = [0; 20];
+    info[..16].copy_from_slice(&source.octets());
+    control.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, &info);
+}
+
+/// `in_pktinfo`: the interface, of which 0 means any; the source address; and one that is not looked at.
+fn push_source_v4(control: &mut Control, source: Ipv4Addr) {
+    let mut info = [0; 12];
+    info[4..8].copy_from_slice(&source.octets());
+    control.push(libc::SOL_IP, libc::IP_PKTINFO, &info);
 }
 
 /// Runs a system call again, once, when it only reports what an ICMP message said about an earlier datagram.
@@ -248,6 +285,10 @@ fn classify(error: io::Error) -> io::Error {
 
 impl Link for UdpLink {
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        self.send_from(None, transmit)
+    }
+
+    fn send_from(&mut self, mut source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
         let total = transmit.contents.len();
         if transmit.segment_size > MAX_DATAGRAM || (transmit.segment_size == 0 && total > 0) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -255,8 +296,13 @@ impl Link for UdpLink {
         let mut taken = 0;
         loop {
             let rest = Transmit { contents: &transmit.contents[taken..], ..*transmit };
-            match self.send_part(&rest) {
+            match self.send_part(source, &rest) {
                 Ok(bytes) => taken += bytes,
+                // The address went away: better from another one than not at all.
+                Err(error) if source.is_some() && refuses_source(&error) => {
+                    source = None;
+                    continue;
+                }
                 Err(_) if taken > 0 => return Ok(taken),
                 Err(error) => return Err(classify(error)),
             }
@@ -305,12 +351,16 @@ impl UdpLink {
         slot.len = (message.msg_len as usize).min(slot.buf.len());
         slot.segment_size = slot.len;
         slot.ecn = Ecn::NotEct;
+        slot.to = None;
         if let Some(from) = self.batch.addresses[at].decode() {
             slot.from = from;
         }
         for (level, kind, data) in self.batch.controls[at].messages(message.msg_hdr.msg_controllen as _) {
             let Some(value) = integer(data) else { continue };
             match (level, kind) {
+                (libc::SOL_IP, libc::IP_PKTINFO) | (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                    slot.to = local_address(data);
+                }
                 (libc::SOL_UDP, libc::UDP_GRO) if value > 0 => {
                     slot.segment_size = (value as usize).min(slot.len);
                 }
@@ -321,6 +371,16 @@ impl UdpLink {
             }
         }
     }
+}
+
+/// Our own address in `in_pktinfo` (interface, address, destination) or `in6_pktinfo` (address, interface); `None` for
+/// one that nobody can send from.
+fn local_address(info: &[u8]) -> Option<IpAddr> {
+    let address = match *info {
+        [_, _, _, _, a, b, c, d, _, _, _, _] => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(*info.first_chunk::<16>()?).to_canonical(),
+    };
+    (!address.is_multicast() && !address.is_unspecified()).then_some(address)
 }
 
 impl AsFd for UdpLink {

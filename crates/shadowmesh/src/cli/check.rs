@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use handshake::Protocol;
 
 use super::output::print;
-use crate::config::{Config, Overrides, Peer};
+use crate::config::{Config, Direction, Forward, Overrides, Peer, Socks5};
 use crate::failure::Failure;
+use crate::proxy::Rule;
+use crate::proxy::request::Transport;
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -35,8 +37,13 @@ fn summary(config: &Config) -> String {
     line("listen", &format!("UDP {}", config.listen));
     let workers = config.workers.map_or("from the cores".into(), |workers| workers.to_string());
     line("workers", &workers);
-    let mtu = config.tun.mtu.map_or("from the path".into(), |mtu| mtu.to_string());
-    line("interface", &format!("{}, {}, MTU {mtu}", config.tun.name, join(&config.tun.addresses)));
+    match &config.tun {
+        Some(tun) => {
+            let mtu = tun.mtu.map_or("from the path".into(), |mtu| mtu.to_string());
+            line("interface", &format!("{}, {}, MTU {mtu}", tun.name, join(&tun.addresses)));
+        }
+        None => line("interface", "none: streams only, no privileges needed"),
+    }
     if config.peers.is_empty() {
         line("peers", "none");
     }
@@ -51,7 +58,44 @@ fn summary(config: &Config) -> String {
             line("  keepalive", &format!("every {} s", keepalive.as_secs()));
         }
     }
+    let proxies = &config.proxies;
+    for proxy in &proxies.socks5 {
+        line("socks5", &socks5(proxy, &config.peers));
+    }
+    for one in &proxies.forwards {
+        line("forward", &forward(one, &config.peers));
+    }
+    if let Some(rules) = &proxies.exit {
+        line("exit", "for all peers, to the Internet; by rule to the networks of this host");
+        for (key, rules) in [("  allow", &rules.allow), ("  deny", &rules.deny), ("  listen", &rules.listen)]
+        {
+            if !rules.is_empty() {
+                line(key, &rules.iter().map(Rule::to_string).collect::<Vec<_>>().join(", "));
+            }
+        }
+    }
     out
+}
+
+fn socks5(proxy: &Socks5, peers: &[Peer]) -> String {
+    let who = match &proxy.login {
+        Some(login) => format!("{} with a password", login.username),
+        None => "everyone on this host".into(),
+    };
+    format!("{} via {}, for {who}", proxy.listen, peers[proxy.via].name)
+}
+
+fn forward(forward: &Forward, peers: &[Peer]) -> String {
+    let Forward { listen, target, transport, direction, via, .. } = forward;
+    let transport = match transport {
+        Transport::Tcp => "TCP",
+        Transport::Udp => "UDP",
+    };
+    let peer = &peers[*via].name;
+    match direction {
+        Direction::Local => format!("{transport} {listen} to {target}, from {peer}"),
+        Direction::Remote => format!("{transport} {listen} at {peer} to {target}, from here"),
+    }
 }
 
 fn protocol(peer: &Peer) -> String {

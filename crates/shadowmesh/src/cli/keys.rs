@@ -41,7 +41,7 @@ pub(super) fn pubkey() -> Result<(), Failure> {
 }
 
 /// A generator with a fresh seed from the kernel.
-fn rng() -> Result<ChaCha20Rng, Failure> {
+pub(super) fn rng() -> Result<ChaCha20Rng, Failure> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice())
         .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;

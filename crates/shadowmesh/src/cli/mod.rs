@@ -2,11 +2,18 @@
 
 mod check;
 mod completions;
+mod dump;
+mod iface;
+mod kcptun;
 mod keys;
+mod mdns;
 mod output;
 mod ping;
+mod places;
+mod secret;
 mod status;
 mod target;
+mod tunnel;
 mod units;
 mod up;
 mod version;
@@ -38,6 +45,14 @@ enum Command {
     Status(status::Args),
     /// Measure the round-trip time to a peer with the tunnel's own probes
     Ping(ping::Args),
+    /// Find services of the local network, and offer some (Multicast DNS)
+    Mdns(mdns::Args),
+    /// Serve SOCKS5 and HTTP CONNECT here, through a peer; needs no configuration and no privileges
+    Proxy(tunnel::ProxyArgs),
+    /// Forward ports to, or from, what a peer can reach; needs no configuration and no privileges
+    Forward(tunnel::ForwardArgs),
+    /// Run in place of kcptun, with its flags: TCP connections over KCP
+    Kcptun(Box<kcptun::Args>),
     /// Show on this machine that it works, and how fast; needs no configuration
     Demo(demo::Args),
     /// Print a new private key
@@ -46,6 +61,12 @@ enum Command {
     Pubkey,
     /// Print a new preshared key
     Genpsk,
+    /// Print a new secret for the guard of crafted TCP segments, which nodes do not send yet
+    Secret,
+    /// Show interfaces, addresses, gateways and offloads, and what a carrier would use
+    Iface(iface::Args),
+    /// Show the packets of the carriers, decoded
+    Dump(dump::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print version, target and features
@@ -72,6 +93,10 @@ left.toml, where right.toml is its mirror image (see shadowmesh.example.toml for
   endpoint = \"192.0.2.2:9443\"
   allowed_ips = [\"10.77.0.2/32\"]
 
+Out through a machine that runs a node with [exit], as a user without privileges (it knows our key as a [[peer]]):
+  shadowmesh proxy --key my.key --peer KEY@HOST:9443          # SOCKS5 and HTTP CONNECT on 127.0.0.1:1080
+  shadowmesh forward --key my.key --peer KEY@HOST:9443 -L 8080=10.0.0.5:80
+
 Environment, each weaker than its flag and stronger than the file:
   SHADOWMESH_CONFIG      the configuration file            SHADOWMESH_SOCKET     the control socket
   SHADOWMESH_RUN_DIR     instead of /run/shadowmesh        SHADOWMESH_STATE_DIR  instead of /var/lib/shadowmesh
@@ -84,6 +109,7 @@ Files:
   /etc/shadowmesh/NAME.toml          configuration; keys in it, or beside it, must have mode 0600
   /run/shadowmesh/NAME.sock          control socket of a running node
   /var/lib/shadowmesh/NAME.epoch     counts starts, so that no handshake can be replayed
+  For others than root these are $XDG_RUNTIME_DIR/shadowmesh and $XDG_STATE_HOME/shadowmesh (~/.local/state).
 
 Exit codes:
   0  it worked
@@ -94,15 +120,22 @@ Exit codes:
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(kcptun::arguments()).command {
         Command::Up(args) => up::run(args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Ping(args) => ping::run(&args),
+        Command::Mdns(args) => mdns::run(&args),
+        Command::Proxy(args) => tunnel::proxy(args),
+        Command::Forward(args) => tunnel::forward(args),
+        Command::Kcptun(args) => kcptun::run(*args),
         Command::Demo(args) => return demo::run(&args),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),
+        Command::Secret => secret::run(),
+        Command::Iface(args) => iface::run(&args),
+        Command::Dump(args) => dump::run(&args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Version => version::run(),
     };

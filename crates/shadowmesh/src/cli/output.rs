@@ -14,6 +14,32 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Whether standard output takes colours: a terminal, and `NO_COLOR` is not set (no-color.org).
-pub(super) fn colours() -> bool {
+fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint {
+    pub(super) on: bool,
+}
+
+impl Paint {
+    /// Colours where standard output takes them.
+    pub(super) fn stdout() -> Self {
+        Self { on: colours() }
+    }
+
+    /// Text with an SGR code (ECMA-48 §8.3.117), as "32" for green.
+    pub(super) fn with(self, code: &str, text: &str) -> String {
+        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    }
+
+    pub(super) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    pub(super) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
 }

@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use node::PeerStatus;
 
-use super::output::{colours, print};
+use super::output::{Paint, print};
 use super::target::Target;
 use super::units::{bytes, count, duration, millis, percent};
 use crate::control::Status;
+use crate::control::types::{PeerStreamsStatus, StreamsStatus, TunStatus};
 use crate::failure::Failure;
 
 /// Options of `status`.
@@ -32,29 +33,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(&status);
         print(&(json.map_err(|error| Failure::Runtime(error.to_string()))? + "\n"))?;
     } else {
-        print(&table(&status, Paint { on: colours() }))?;
+        print(&table(&status, Paint::stdout()))?;
     }
     if status.degraded.is_empty() { Ok(()) } else { Err(Failure::Degraded) }
-}
-
-/// Colours, or none.
-#[derive(Clone, Copy, Debug)]
-struct Paint {
-    on: bool,
-}
-
-impl Paint {
-    fn with(self, code: &str, text: &str) -> String {
-        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
-    }
-
-    fn bold(self, text: &str) -> String {
-        self.with("1", text)
-    }
-
-    fn dim(self, text: &str) -> String {
-        self.with("2", text)
-    }
 }
 
 fn table(status: &Status, paint: Paint) -> String {
@@ -77,8 +58,9 @@ fn table(status: &Status, paint: Paint) -> String {
         (tun.uso4, "USO4"),
         (tun.uso6, "USO6"),
     ]);
-    let (name, mtu) = (&status.tun.name, status.tun.mtu);
-    line("interface", &format!("{name}, {}, MTU {mtu}{offloads}", status.tun.address.join(", ")));
+    if let Some(TunStatus { name, mtu, address }) = &status.tun {
+        line("interface", &format!("{name}, {}, MTU {mtu}{offloads}", address.join(", ")));
+    }
     let allocations: u64 = status.workers.iter().map(|worker| worker.allocations).sum();
     let held: u64 = status.workers.iter().map(|worker| worker.events_held).sum();
     let mut workers = format!("{}, heap allocations: {}", status.workers.len(), count(allocations));
@@ -92,11 +74,54 @@ fn table(status: &Status, paint: Paint) -> String {
         large.in_use, large.capacity, small.in_use, small.capacity
     );
     line("memory", &pool);
+    if let Some(streams) = &status.streams {
+        line("streams", &streams_summary(streams));
+        for peer in &streams.peers {
+            line("", &streams_with(peer));
+        }
+    }
     if !status.drops.is_empty() {
         line("drops", &drops(&status.drops));
     }
     out.push('\n');
     peers(&mut out, status, paint);
+    out
+}
+
+/// `12 clients, 3 requests served, 1.2 GB up, 3.4 GB down`.
+fn streams_summary(streams: &StreamsStatus) -> String {
+    let StreamsStatus { clients, exit_requests, bytes_up, bytes_down, .. } = streams;
+    let mut out = format!(
+        "{} clients, {} requests served, {} up, {} down",
+        count(*clients),
+        count(*exit_requests),
+        bytes(*bytes_up),
+        bytes(*bytes_down)
+    );
+    for (number, what) in
+        [(streams.clients_refused, "clients refused"), (streams.exit_denied, "requests denied")]
+    {
+        if number > 0 {
+            let _ = write!(out, ", {} {what}", count(number));
+        }
+    }
+    out
+}
+
+/// `right: 3 open, 40.2 ms, 1 of 2,000 segments sent again, paced at 190 Mbit/s`.
+fn streams_with(peer: &PeerStreamsStatus) -> String {
+    let mut out = format!("{}: {} open", peer.name, count(peer.open));
+    if let Some(rtt) = peer.rtt_ms {
+        let _ = write!(out, ", {}", millis(rtt));
+    }
+    let _ =
+        write!(out, ", {} of {} segments sent again", count(peer.retransmissions), count(peer.segments_sent));
+    if let Some(bps) = peer.pacing_bps {
+        let _ = write!(out, ", paced at {} Mbit/s", count(bps / 1_000_000));
+    }
+    if peer.fec_recovered > 0 {
+        let _ = write!(out, ", {} recovered", count(peer.fec_recovered));
+    }
     out
 }
 

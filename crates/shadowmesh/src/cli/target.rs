@@ -3,9 +3,9 @@
 use std::env;
 use std::path::PathBuf;
 
-use super::usage;
+use super::{places, usage};
 use crate::config;
-use crate::control::socket::{self, RUN_DIR};
+use crate::control::socket;
 use crate::control::{Client, SocketName};
 use crate::failure::Failure;
 
@@ -24,8 +24,8 @@ pub(super) struct Target {
     #[arg(long, value_name = "PATH", conflicts_with = "config", help_heading = "Which node")]
     socket: Option<SocketName>,
 
-    /// The directory of control sockets
-    #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value = RUN_DIR, help_heading = "Which node")]
+    /// The directory of control sockets (default: /run/shadowmesh, or the user's own)
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value_os_t = places::run_dir(), hide_default_value = true, help_heading = "Which node")]
     run_dir: PathBuf,
 }
 

@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
-use super::usage;
+use super::{places, usage};
 use crate::config::{Config, Overrides};
 use crate::control::SocketName;
-use crate::control::socket::RUN_DIR;
-use crate::daemon::{self, STATE_DIR};
+use crate::daemon;
 use crate::failure::Failure;
 use crate::logging;
 
@@ -75,12 +74,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", env = "SHADOWMESH_SOCKET", hide_env = true, help_heading = "Places")]
     socket: Option<SocketName>,
 
-    /// The directory of control sockets
-    #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value = RUN_DIR, help_heading = "Places")]
+    /// The directory of control sockets (default: /run/shadowmesh, or the user's own)
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value_os_t = places::run_dir(), hide_default_value = true, help_heading = "Places")]
     run_dir: PathBuf,
 
-    /// The directory of what must survive a restart
-    #[arg(long, value_name = "DIR", env = "SHADOWMESH_STATE_DIR", hide_env = true, default_value = STATE_DIR, help_heading = "Places")]
+    /// The directory of what must survive a restart (default: /var/lib/shadowmesh, or the user's own)
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_STATE_DIR", hide_env = true, default_value_os_t = places::state_dir(), hide_default_value = true, help_heading = "Places")]
     state_dir: PathBuf,
 
     /// Log more; twice for everything

@@ -1,15 +1,11 @@
 //! `version`: what this program is and can do.
 
-use handshake::{Suite, preferred_suite};
+use handshake::preferred_suite;
 
 use super::output::print;
 use crate::failure::Failure;
 
 pub(super) fn run() -> Result<(), Failure> {
-    let suite = match preferred_suite() {
-        Suite::Aes256Gcm => "AES-256-GCM",
-        Suite::ChaCha20Poly1305 => "ChaCha20-Poly1305",
-    };
     print(&format!(
         "shadowmesh {version}\n\
          target     {target}\n\
@@ -17,5 +13,6 @@ pub(super) fn run() -> Result<(), Failure> {
          cipher     {suite}, the fastest on this CPU\n",
         version = env!("CARGO_PKG_VERSION"),
         target = env!("SHADOWMESH_TARGET"),
+        suite = preferred_suite().name(),
     ))
 }

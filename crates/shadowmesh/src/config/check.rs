@@ -7,17 +7,19 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use handshake::{Identity, PeerKeys, PresharedKey, Protocol, PublicKey, StaticSecret};
+use handshake::{Identity, PeerKeys, PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
+use super::proxy;
 use super::secrets::{chmod_help, read_text};
 use super::source::{Section, Source, Value, type_name};
+use super::streams;
 use super::{Config, DEFAULT_PORT, Endpoint, MTU_MAX, MTU_MIN, Peer, TunConfig};
 
-const ROOT: &[&str] = &["node", "tun", "peer"];
-const NODE: &[&str] = &["private_key", "private_key_file", "listen", "name", "workers", "offload"];
+const ROOT: &[&str] = &["node", "tun", "peer", "socks5", "forward", "exit", "streams"];
+const NODE: &[&str] = &["private_key", "private_key_file", "listen", "name", "workers", "cipher", "offload"];
 const TUN: &[&str] = &["name", "address", "mtu"];
 const PEER: &[&str] = &[
     "name",
@@ -29,7 +31,15 @@ const PEER: &[&str] = &[
     "protocol",
     "keepalive_s",
 ];
-const SECTIONS: &[(&str, &[&str])] = &[("[node]", NODE), ("[tun]", TUN), ("[[peer]]", PEER)];
+const SECTIONS: &[(&str, &[&str])] = &[
+    ("[node]", NODE),
+    ("[tun]", TUN),
+    ("[[peer]]", PEER),
+    (proxy::SOCKS5_TITLE, proxy::SOCKS5),
+    (proxy::FORWARD_TITLE, proxy::FORWARD),
+    (proxy::EXIT_TITLE, proxy::EXIT),
+    (streams::STREAMS_TITLE, streams::STREAMS),
+];
 
 /// Longest names of nodes and peers, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -46,8 +56,11 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
     Section::new(&source, "", 0..0, &root, ROOT, SECTIONS)?;
 
     let node = section(&source, &root, "node", "[node]", NODE)?;
-    let tun = section(&source, &root, "tun", "[tun]", TUN)?;
-    let sections = peer_sections(&source, &root)?;
+    let tun = match root.get("tun") {
+        Some(_) => Some(section(&source, &root, "tun", "[tun]", TUN)?),
+        None => None,
+    };
+    let sections = repeated(&source, &root, "peer", "[[peer]]", PEER)?;
 
     let name = node_name_in(&source, &node)?;
     let secret = private_key(&source, &node, open_to_others)?;
@@ -59,10 +72,33 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
         Some(value) => Some(value.integer(1..=handshake::LANES as i64)? as usize),
         None => None,
     };
+    let cipher = node.get("cipher").map(|value| cipher(&value)).transpose()?;
     let offload = node.get("offload").map_or(Ok(true), |value| value.boolean())?;
-    let tun = tun_config(&tun)?;
-    let peers = peers(&source, &sections, open_to_others, &identity(&secret), &tun)?;
-    Ok(Config { path: path.into(), name, secret, listen, listen_place, workers, offload, tun, peers })
+    let tun = tun.as_ref().map(tun_config).transpose()?;
+    let peers = peers(&source, &sections, open_to_others, &identity(&secret), tun.as_ref())?;
+    let proxies = proxy::proxies(&source, &root, &peers)?;
+    if tun.is_none() && proxies.is_empty() {
+        let error = ConfigError::new(path, "there is nothing to do: no [tun], and no proxy either");
+        return Err(error.help(
+            "add a section [tun] for a virtual interface, or [[socks5]], [[forward]] or [exit] for streams without one",
+        ));
+    }
+    let streams = streams::streams(&source, &root)?;
+    let path = path.into();
+    Ok(Config {
+        path,
+        name,
+        secret,
+        listen,
+        listen_place,
+        workers,
+        cipher,
+        offload,
+        tun,
+        peers,
+        proxies,
+        streams,
+    })
 }
 
 /// Only the node's name, from a file that need not be otherwise right.
@@ -86,7 +122,7 @@ fn parse<'i>(source: &Source<'i>) -> Result<DeTable<'i>, ConfigError> {
     })
 }
 
-fn section<'a, 'i>(
+pub(super) fn section<'a, 'i>(
     source: &'a Source<'a>,
     root: &'a DeTable<'i>,
     key: &str,
@@ -106,19 +142,24 @@ fn section<'a, 'i>(
     }
 }
 
-fn peer_sections<'a, 'i>(
+/// The sections `[[key]]`, of which there may be any number.
+pub(super) fn repeated<'a, 'i>(
     source: &'a Source<'a>,
     root: &'a DeTable<'i>,
+    key: &str,
+    title: &'static str,
+    known: &[&str],
 ) -> Result<Vec<Section<'a, 'i>>, ConfigError> {
-    let Some(value) = root.get("peer") else { return Ok(Vec::new()) };
+    let Some(value) = root.get(key) else { return Ok(Vec::new()) };
     let wrong = |span| {
-        let message = "peers are written as sections [[peer]], in double brackets, one for each peer";
+        let message =
+            format!("`{key}` is written as sections {title}, in double brackets, any number of them");
         source.error(span, message)
     };
     let DeValue::Array(list) = value.get_ref() else { return Err(wrong(value.span())) };
     list.iter()
         .map(|item| match item.get_ref() {
-            DeValue::Table(table) => Section::new(source, "[[peer]]", item.span(), table, PEER, SECTIONS),
+            DeValue::Table(table) => Section::new(source, title, item.span(), table, known, SECTIONS),
             _ => Err(wrong(item.span())),
         })
         .collect()
@@ -166,7 +207,7 @@ pub(super) fn interface_name(name: &str) -> Result<(), String> {
     }
 }
 
-fn listen(value: &Value<'_, '_>) -> Result<SocketAddr, ConfigError> {
+pub(super) fn listen(value: &Value<'_, '_>) -> Result<SocketAddr, ConfigError> {
     let text = value.string()?;
     text.parse().map_err(|_| {
         let example = match text.parse::<IpAddr>() {
@@ -295,7 +336,7 @@ fn peers(
     sections: &[Section<'_, '_>],
     open_to_others: bool,
     identity: &Identity,
-    tun: &TunConfig,
+    tun: Option<&TunConfig>,
 ) -> Result<Vec<Peer>, ConfigError> {
     let mut claims = Claims::default();
     sections.iter().map(|section| peer(source, section, open_to_others, identity, tun, &mut claims)).collect()
@@ -306,7 +347,7 @@ fn peer<'a>(
     section: &Section<'a, '_>,
     open_to_others: bool,
     identity: &Identity,
-    tun: &TunConfig,
+    tun: Option<&TunConfig>,
     claims: &mut Claims<'a>,
 ) -> Result<Peer, ConfigError> {
     let name = peer_name(&section.require("name", "\"right\"")?, claims)?;
@@ -324,7 +365,12 @@ fn peer<'a>(
     }
 
     let mut allowed_ips = Vec::new();
-    for (value, text) in section.require("allowed_ips", "[\"10.77.0.2/32\"]")?.strings()? {
+    // Without an interface there are no packets to allow.
+    let prefixes = match tun {
+        Some(_) => Some(section.require("allowed_ips", "[\"10.77.0.2/32\"]")?),
+        None => section.get("allowed_ips"),
+    };
+    for (value, text) in prefixes.map_or(Ok(Vec::new()), |prefixes| prefixes.strings())? {
         allowed_ips.push(allowed_ip(name, &value, text, tun, claims)?);
     }
 
@@ -350,6 +396,15 @@ fn peer<'a>(
     let file = section.get("preshared_key_file");
     let preshared_key = key::<PresharedKey>(source, inline, file, open_to_others)?;
     Ok(Peer { name: name.into(), public_key, preshared_key, protocol, endpoint, allowed_ips, keepalive })
+}
+
+fn cipher(value: &Value<'_, '_>) -> Result<Suite, ConfigError> {
+    let wanted = value.string()?;
+    // Configuration keys and values are in lower case, like the names of protocols.
+    Suite::ALL.into_iter().find(|suite| suite.name().to_ascii_lowercase() == wanted).ok_or_else(|| {
+        let names = Suite::ALL.map(|suite| format!("\"{}\"", suite.name().to_ascii_lowercase()));
+        value.error(format!("unknown cipher `{wanted}`: {}", names.join(", ")))
+    })
 }
 
 fn protocol(section: &Section<'_, '_>) -> Result<Protocol, ConfigError> {
@@ -385,7 +440,7 @@ fn allowed_ip<'a>(
     name: &'a str,
     value: &Value<'a, '_>,
     text: &str,
-    tun: &TunConfig,
+    tun: Option<&TunConfig>,
     claims: &mut Claims<'a>,
 ) -> Result<IpNet, ConfigError> {
     let prefix = prefix(value, text)?;
@@ -396,7 +451,7 @@ fn allowed_ip<'a>(
             IpNet::from(prefix.addr())
         )));
     }
-    if tun.addresses.iter().any(|own| IpNet::from(own.addr()) == prefix) {
+    if tun.is_some_and(|tun| tun.addresses.iter().any(|own| IpNet::from(own.addr()) == prefix)) {
         return Err(value.error(format!("allowed IP {prefix} of peer `{name}` is this node's own address")));
     }
     match claims.prefixes.insert(prefix, (name, value.place().line)) {

@@ -6,18 +6,22 @@
 mod check;
 mod endpoint;
 mod error;
+mod proxy;
 mod secrets;
 mod source;
+mod streams;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
+use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
 use ipnet::IpNet;
 
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Place};
+pub use proxy::{Direction, Forward, Login, Proxies, Socks5};
+pub use streams::Streams;
 
 /// The UDP port when the configuration names none.
 pub const DEFAULT_PORT: u16 = 9443;
@@ -43,12 +47,18 @@ pub struct Config {
     pub listen_place: Option<Place>,
     /// Data-plane threads; `None` to choose from the cores.
     pub workers: Option<usize>,
+    /// The cipher of sessions that this node begins; `None` for the fastest on this CPU.
+    pub cipher: Option<Suite>,
     /// Whether to use the kernel's segmentation and checksum offloads where it has them.
     pub offload: bool,
-    /// The TUN device.
-    pub tun: TunConfig,
+    /// The TUN device; `None` for a node with nothing but streams, which needs no privileges.
+    pub tun: Option<TunConfig>,
     /// The peers, in the order of the file.
     pub peers: Vec<Peer>,
+    /// The proxies.
+    pub proxies: Proxies,
+    /// How the streams behave that the proxies run on.
+    pub streams: Streams,
 }
 
 /// The `[tun]` section.
@@ -98,6 +108,9 @@ pub struct Overrides {
     pub mtu: Option<u16>,
 }
 
+/// Why the command line cannot change the interface.
+const NO_TUN: &str = "the file has no [tun] section";
+
 impl Config {
     /// Reads and checks a configuration file and the key files it names.
     ///
@@ -136,14 +149,15 @@ impl Config {
         }
         if let Some(name) = &overrides.tun_name {
             check::interface_name(name).map_err(|reason| invalid("tun.name", reason))?;
-            self.tun.name.clone_from(name);
-            self.tun.name_place = None;
+            let tun = self.tun.as_mut().ok_or_else(|| invalid("tun.name", NO_TUN.into()))?;
+            tun.name.clone_from(name);
+            tun.name_place = None;
         }
         if let Some(mtu) = overrides.mtu {
             if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
                 return Err(invalid("tun.mtu", format!("{mtu} is not from {MTU_MIN} to {MTU_MAX}")));
             }
-            self.tun.mtu = Some(mtu);
+            self.tun.as_mut().ok_or_else(|| invalid("tun.mtu", NO_TUN.into()))?.mtu = Some(mtu);
         }
         if let Some(workers) = overrides.workers {
             if !(1..=handshake::LANES).contains(&workers) {
@@ -158,6 +172,22 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Reads a private key from a file of its own.
+///
+/// # Errors
+/// When it cannot be read, is no key, or other users can read it too.
+pub fn private_key(path: &Path) -> Result<StaticSecret, ConfigError> {
+    let text = secrets::read_text(path, Path::new("the command line"), None)?;
+    if text.open_to_others {
+        let error = ConfigError::new(path, "other users can read this private key");
+        return Err(error.help(secrets::chmod_help(path)));
+    }
+    text.contents
+        .trim()
+        .parse()
+        .map_err(|error: handshake::InvalidKey| ConfigError::new(path, error.to_string()))
 }
 
 /// The name of the node that a configuration file describes, without reading its keys: what `status -c FILE` needs.

@@ -26,8 +26,8 @@ pub(crate) struct Status {
     pub(crate) degraded: Vec<String>,
     /// Where datagrams are received.
     pub(crate) listen: Vec<SocketAddr>,
-    /// The TUN device.
-    pub(crate) tun: TunStatus,
+    /// The TUN device; null for a node without one.
+    pub(crate) tun: Option<TunStatus>,
     /// What the kernel does for us.
     pub(crate) offloads: Offloads,
     /// Packet memory.
@@ -38,6 +38,54 @@ pub(crate) struct Status {
     pub(crate) peers: Vec<PeerStatus>,
     /// The data-plane threads.
     pub(crate) workers: Vec<WorkerStatus>,
+    /// Streams, and the proxies on them; null for a node that runs none.
+    pub(crate) streams: Option<StreamsStatus>,
+}
+
+/// Streams, and the proxies on them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StreamsStatus {
+    /// Bytes that all sessions of streams hold.
+    pub(crate) memory_bytes: u64,
+    /// Connections taken by listeners.
+    pub(crate) clients: u64,
+    /// Clients turned away at a limit, for a wrong login, or not understood.
+    pub(crate) clients_refused: u64,
+    /// Requests of peers served as their exit.
+    pub(crate) exit_requests: u64,
+    /// Requests of peers that `[exit]` does not allow.
+    pub(crate) exit_denied: u64,
+    /// Bytes of connections towards the target.
+    pub(crate) bytes_up: u64,
+    /// Bytes of connections back.
+    pub(crate) bytes_down: u64,
+    /// Datagrams carried, either way.
+    pub(crate) datagrams: u64,
+    /// Datagrams that were not.
+    pub(crate) datagrams_dropped: u64,
+    /// Peers with a session of streams now.
+    pub(crate) peers: Vec<PeerStreamsStatus>,
+}
+
+/// The session of streams with one peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PeerStreamsStatus {
+    /// The peer's name.
+    pub(crate) name: String,
+    /// Streams open now.
+    pub(crate) open: u64,
+    /// Smoothed round-trip time of the session, ms.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Segments sent, those sent again included.
+    pub(crate) segments_sent: u64,
+    /// Segments sent again.
+    pub(crate) retransmissions: u64,
+    /// Bytes on their way now.
+    pub(crate) in_flight_bytes: u64,
+    /// Bits a second that are sent at most; null without pacing.
+    pub(crate) pacing_bps: Option<u64>,
+    /// Datagrams that were lost, and computed from others.
+    pub(crate) fec_recovered: u64,
 }
 
 /// The TUN device.

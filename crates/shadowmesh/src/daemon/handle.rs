@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 use super::worker_thread::Counters;
 use crate::control::server::Refusal;
 use crate::control::types::{Offloads, STATUS_VERSION, Status, TunStatus, WorkerStatus};
+use crate::streams::StreamQueries;
 
 /// What the node's thread takes from its bounded channel.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(crate) enum Input {
     /// From a worker.
     Event(Event),
     /// From everybody else.
@@ -24,7 +25,7 @@ pub(super) enum Input {
 
 /// A request to the node's thread.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// A snapshot, please.
     Status(oneshot::Sender<Snapshot>),
     /// Send a probe.
@@ -39,7 +40,7 @@ pub(super) enum Command {
 
 /// How a probe ended.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The peer's name.
     pub(super) peer: String,
     /// The round-trip time, if an answer came.
@@ -48,7 +49,7 @@ pub(super) struct Answer {
 
 /// What only the node's thread knows.
 #[derive(Debug)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     pub(super) node: NodeStatus,
     pub(super) offloads: Offloads,
     pub(super) degraded: Vec<String>,
@@ -60,10 +61,11 @@ pub(crate) struct NodeHandle {
     pub(super) name: String,
     pub(super) started: Instant,
     pub(super) listen: Vec<SocketAddr>,
-    pub(super) tun_name: String,
-    pub(super) tun_addresses: Vec<String>,
+    pub(super) tun: Option<TunStatus>,
     pub(super) workers: Vec<Arc<Counters>>,
     pub(super) inputs: SyncSender<Input>,
+    /// Who knows of the streams, if anybody runs any.
+    pub(super) streams: Option<StreamQueries>,
 }
 
 impl NodeHandle {
@@ -72,6 +74,15 @@ impl NodeHandle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Status(reply)).await?;
         let Snapshot { node, offloads, degraded } = answer.await.map_err(|_| Refusal::ShuttingDown)?;
+        let streams = match &self.streams {
+            Some(queries) => {
+                let (reply, answer) = oneshot::channel();
+                let _ = queries.send(reply);
+                // Silence means that the thread is ending.
+                answer.await.ok()
+            }
+            None => None,
+        };
         let workers = self.workers.iter().map(|counters| WorkerStatus {
             allocations: counters.allocations.load(Relaxed),
             rounds: counters.rounds.load(Relaxed),
@@ -85,16 +96,13 @@ impl NodeHandle {
             uptime_s: self.started.elapsed().as_secs_f64(),
             degraded,
             listen: self.listen.clone(),
-            tun: TunStatus {
-                name: self.tun_name.clone(),
-                mtu: node.mtu,
-                address: self.tun_addresses.clone(),
-            },
+            tun: self.tun.clone().map(|tun| TunStatus { mtu: node.mtu, ..tun }),
             offloads,
             pool: node.pool,
             drops: node.drops,
             peers: node.peers,
             workers: workers.collect(),
+            streams,
         })
     }
 

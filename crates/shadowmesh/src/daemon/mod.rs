@@ -17,6 +17,7 @@ mod mtu;
 mod node_thread;
 mod open;
 mod resolver;
+mod streams;
 mod worker_thread;
 
 use std::collections::{HashMap, HashSet};
@@ -39,14 +40,17 @@ use os::udp::UdpLink;
 use tokio::sync::mpsc;
 
 pub(crate) use epoch::STATE_DIR;
-pub(crate) use handle::NodeHandle;
+pub(crate) use handle::{Input, NodeHandle};
 
 use crate::config::{Config, Peer};
 use crate::control::SocketName;
 use crate::control::server;
 use crate::control::socket::Bound;
+use crate::control::types::TunStatus;
 use crate::failure::Failure;
-use handle::{Command, Input};
+use crate::proxy::StopHandle;
+use crate::streams::StreamsThread;
+use handle::Command;
 use node_thread::{NodeThread, PeerNotes};
 use resolver::{Family, Resolver};
 use worker_thread::{Counters, WatchedTun, WorkerThread};
@@ -156,6 +160,8 @@ struct Running {
     inputs: SyncSender<Input>,
     stop: Arc<AtomicBool>,
     wakers: Vec<Arc<Waker>>,
+    /// Ends the streams.
+    streams: Option<StopHandle>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -167,11 +173,11 @@ impl Running {
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = epoch::next(&state_dir, &config.name, unix_time);
         let worker_count = config.workers.unwrap_or_else(open::default_workers);
-        let mtu = config.tun.mtu.unwrap_or_else(|| mtu::of_paths(&config));
+        let mtu = config.tun.as_ref().and_then(|tun| tun.mtu).unwrap_or_else(|| mtu::of_paths(&config));
 
         let links = open::bind_links(&config, worker_count)?;
-        let (device, queues) = open::create_tun(&config, worker_count, mtu)?;
-        open::announce(&config, &links[0], &device, mtu, worker_count);
+        let (device, ports) = open::create_tun(&config, worker_count, mtu)?;
+        open::announce(&config, &links[0], device.as_ref(), mtu, worker_count);
 
         let runtime_error = |what: &str, error: io::Error| Failure::Runtime(format!("{what}: {error}"));
         let listen =
@@ -183,46 +189,70 @@ impl Running {
         let counters: Vec<_> = (0..worker_count).map(|_| Arc::new(Counters::default())).collect();
         let wakers = (0..worker_count).map(|_| Waker::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
         let wakers = wakers.map_err(|error| runtime_error("cannot create a waker", error))?;
+        let streams =
+            streams::Plan::of(&config).map_err(|error| runtime_error("cannot run streams", error))?;
         let handle = Arc::new(NodeHandle {
             name: config.name.clone(),
             started: now,
             listen: vec![listen],
-            tun_name: device.name().into(),
-            tun_addresses: config.tun.addresses.iter().map(ToString::to_string).collect(),
+            tun: device.as_ref().zip(config.tun.as_ref()).map(|(device, tun)| TunStatus {
+                name: device.name().into(),
+                mtu,
+                address: tun.addresses.iter().map(ToString::to_string).collect(),
+            }),
             workers: counters.clone(),
             inputs: inputs.clone(),
+            streams: streams.as_ref().map(|plan| plan.queries.clone()),
         });
         let endpoints = config.peers.iter().enumerate();
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
         let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
         let notes = config.peers.iter().map(notes).collect();
-        let (node, workers) = open::create_node(config, &device, worker_count, mtu, epoch, unix_time, now)?;
+        let beginning =
+            open::Beginning { workers: worker_count, mtu, epoch, unix_time, streams: streams.is_some(), now };
+        let (node, workers) = open::create_node(config, device.as_ref(), &beginning)?;
 
-        let mut running = Self { handle, inputs, stop, wakers, threads: Vec::new() };
-        let parts = workers.into_iter().zip(queues).zip(links).zip(counters).zip(&running.wakers);
+        let inbox = streams.as_ref().map(|plan| Arc::clone(&plan.inbox));
+        let streams = match streams {
+            Some(plan) => {
+                let parts = plan.thread(&node, &links[0], inputs.clone());
+                Some(parts.map_err(|error| runtime_error("cannot run streams", error))?)
+            }
+            None => None,
+        };
+        let mut running = Self { handle, inputs, stop, wakers, streams: None, threads: Vec::new() };
+        let parts = workers.into_iter().zip(ports).zip(links).zip(counters).zip(&running.wakers);
         let workers: Vec<_> = parts
-            .map(|((((worker, queue), link), counters), waker)| WorkerThread {
+            .map(|((((worker, port), link), counters), waker)| WorkerThread {
                 worker,
-                tun: WatchedTun::new(queue),
+                tun: WatchedTun::new(port),
                 link,
                 waker: Arc::clone(waker),
                 inputs: running.inputs.clone(),
+                streams: inbox.clone(),
                 stop: Arc::clone(&running.stop),
                 counters,
             })
             .collect();
+        let mut node_wakers = running.wakers.clone();
+        if let Some(inbox) = &inbox {
+            let waker =
+                inbox.waker.try_clone().map_err(|error| runtime_error("cannot run streams", error))?;
+            node_wakers.push(Arc::new(waker));
+        }
         let node = NodeThread {
             node,
             inputs: node_inputs,
             links: node_links,
             device,
-            wakers: running.wakers.clone(),
+            wakers: node_wakers,
+            streams: inbox.clone(),
             peers: notes,
             resolver,
             pings: HashMap::new(),
             unreachable: HashSet::new(),
         };
-        match running.spawn_all(workers, node, ended) {
+        match running.spawn_all(workers, node, streams, ended) {
             Ok(()) => Ok(running),
             Err(failure) => {
                 running.stop();
@@ -235,12 +265,18 @@ impl Running {
         &mut self,
         workers: Vec<WorkerThread>,
         node: NodeThread,
+        streams: Option<(StreamsThread, streams::Started, StopHandle)>,
         ended: &mpsc::UnboundedSender<Wake>,
     ) -> Result<(), Failure> {
         // The node first: it empties the channel, without which nothing can be told to stop.
         self.spawn("sm-node", ended, move || node.run())?;
         for (index, worker) in workers.into_iter().enumerate() {
             self.spawn(&format!("sm-worker-{index}"), ended, move || worker.run())?;
+        }
+        if let Some((streams, started, stop)) = streams {
+            self.spawn("sm-streams", ended, move || streams.run())?;
+            self.streams = Some(stop);
+            started.wait()?;
         }
         Ok(())
     }
@@ -272,6 +308,13 @@ impl Running {
 
     /// Ends all threads, and with them the device and the sockets. None of them ever blocks for long.
     fn stop(mut self) {
+        // The streams first: what was written still goes out, through everybody else.
+        if let Some(streams) = self.streams.take() {
+            streams.stop();
+            if let Some(thread) = self.threads.pop() {
+                let _ = thread.join();
+            }
+        }
         self.signal_stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();

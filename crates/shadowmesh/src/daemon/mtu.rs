@@ -1,6 +1,6 @@
 //! How large a packet may be: from the paths to the peers, when the configuration does not say.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use handshake::Protocol;
 
@@ -12,22 +12,15 @@ const PATH_MTU: u16 = 1_500;
 /// Bytes around an inner packet in a sealed datagram: the header of 16, the content byte, and the tag of 16.
 const SHADOWMESH_OVERHEAD: u16 = 16 + 1 + 16;
 
-/// The same for WireGuard, which has no content byte but pads the packet to a multiple of 16 bytes.
-const WIREGUARD_OVERHEAD: u16 = 16 + 16;
-
-const UDP_HEADER: u16 = 8;
-
 /// The most segments of one UDP GSO send that every kernel takes (`UDP_MAX_SEGMENTS` before Linux 6.9).
 const GSO_SEGMENTS_MAX: u32 = 64;
 
-/// The MTU of the TUN device: what fits the narrowest path to a peer.
+/// The MTU of the TUN device: what fits the widest path to a peer. What is too large for another peer's, the worker
+/// that meets it deals with.
 pub(super) fn of_paths(config: &Config) -> u16 {
-    config.peers.iter().map(|peer| of_path(peer.endpoint.as_ref(), peer.protocol)).min().unwrap_or_else(
-        || {
-            // Nobody to ask: what fits every peer that may be added.
-            inner(PATH_MTU, None, Protocol::ShadowMesh)
-        },
-    )
+    let widest = config.peers.iter().map(|peer| of_path(peer.endpoint.as_ref(), peer.protocol)).max();
+    // Nobody to ask: what fits every peer that may be added.
+    widest.unwrap_or_else(|| inner(PATH_MTU, None, Protocol::ShadowMesh))
 }
 
 fn of_path(endpoint: Option<&Endpoint>, protocol: Protocol) -> u16 {
@@ -43,17 +36,10 @@ fn of_path(endpoint: Option<&Endpoint>, protocol: Protocol) -> u16 {
 
 /// The largest inner packet whose sealed datagram fits a path of `path` bytes.
 fn inner(path: u16, endpoint: Option<SocketAddr>, protocol: Protocol) -> u16 {
-    let ip_header = match endpoint.map(|endpoint| endpoint.ip().to_canonical()) {
-        Some(IpAddr::V4(_)) => 20,
-        // An unknown family might be the one with the larger header.
-        Some(IpAddr::V6(_)) | None => 40,
-    };
-    let datagram = path.min(PATH_MTU).saturating_sub(ip_header + UDP_HEADER);
-    let packet = match protocol {
-        Protocol::ShadowMesh => datagram.saturating_sub(SHADOWMESH_OVERHEAD),
-        Protocol::WireGuard => datagram.saturating_sub(WIREGUARD_OVERHEAD) / 16 * 16,
-    };
-    packet.max(MTU_MIN)
+    // An unknown family might be the one with the larger header.
+    let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let to = endpoint.map_or(unknown, |endpoint| endpoint.ip().to_canonical());
+    node::packet_max(protocol, to, path.min(PATH_MTU)).max(MTU_MIN)
 }
 
 /// The largest super-packet to take from the TUN device, in bytes, so that its sealed train leaves in one UDP GSO send.
@@ -74,7 +60,7 @@ mod tests {
     use super::*;
 
     const V4: Option<SocketAddr> = Some(SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1));
-    const V6: Option<SocketAddr> = Some(SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 1));
+    const V6: Option<SocketAddr> = Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 1));
 
     #[test]
     fn a_full_packet_just_fits_the_path() {

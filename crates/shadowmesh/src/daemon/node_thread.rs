@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
-use node::{Action, Datagram, Node, Notice, PeerId, Pong};
+use node::{Action, Datagram, DropReason, Node, Notice, PeerId, Pong};
 use os::poll::Waker;
 use os::tun::TunDevice;
 use os::udp::UdpLink;
@@ -18,6 +18,7 @@ use super::handle::{Answer, Command, Input, Snapshot};
 use super::resolver::Resolver;
 use crate::control::server::Refusal;
 use crate::control::types::{Offloads, TunOffloads, UdpOffloads};
+use crate::streams::Inbox;
 
 /// Inputs handled before what they caused is sent.
 const INPUTS_PER_ROUND: usize = 64;
@@ -39,8 +40,11 @@ pub(super) struct NodeThread {
     pub(super) inputs: Receiver<Input>,
     /// The workers' sockets, at least one. What the node sends itself leaves by the first.
     pub(super) links: Vec<UdpLink>,
-    pub(super) device: TunDevice,
+    /// `None` for a node with nothing but streams.
+    pub(super) device: Option<TunDevice>,
     pub(super) wakers: Vec<Arc<Waker>>,
+    /// Where datagrams of streams go, if anybody runs streams.
+    pub(super) streams: Option<Arc<Inbox>>,
     pub(super) peers: Vec<PeerNotes>,
     pub(super) resolver: Resolver,
     /// Probes under way, and who waits for them.
@@ -106,9 +110,9 @@ impl NodeThread {
 
     /// A message that cannot be sent now is as good as lost on the way: the node's timers send another.
     fn transmit(&mut self, datagram: &Datagram) {
-        let Datagram { to, contents } = datagram;
+        let Datagram { to, source, contents } = datagram;
         let transmit = Transmit { to: *to, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
-        if let Err(error) = self.links[0].send(&transmit) {
+        if let Err(error) = self.links[0].send_from(*source, &transmit) {
             debug!("cannot send {} bytes to {to}: {error}", contents.len());
         }
     }
@@ -116,9 +120,10 @@ impl NodeThread {
     fn act(&mut self, action: Action) {
         match action {
             Action::Resolve(peer) => self.resolver.request(Instant::now(), peer),
-            Action::SetMtu(mtu) => {
-                if let Err(error) = self.device.set_mtu(mtu) {
-                    warn!("cannot set the MTU of {} to {mtu}: {error}", self.device.name());
+            Action::AskPathMtu { peer, endpoint } => {
+                // Without a route there is nothing to know, and nothing to send.
+                if let Ok(mtu) = os::udp::path_mtu(endpoint) {
+                    self.node.set_path_mtu(Instant::now(), peer, endpoint, mtu);
                 }
             }
             Action::Pong(Pong { id, peer, rtt }) => {
@@ -176,13 +181,16 @@ impl NodeThread {
         let mut node = self.node.status(now);
         // What the kernel had to drop before we saw it: counted too, beside what the node has dropped itself.
         let at_sockets = self.links.iter().filter_map(|link| link.receive_drops().ok()).map(u64::from).sum();
-        let at_tun = self.device.kernel_drops().unwrap_or(0);
+        let at_tun = self.device.as_mut().and_then(|device| device.kernel_drops().ok()).unwrap_or(0);
         for (reason, count) in [("kernel_socket_full", at_sockets), ("kernel_tun_full", at_tun)] {
             if count > 0 {
                 node.drops.insert(reason.into(), count);
             }
         }
-        let tun = self.device.offloads();
+        if let Some(dropped) = self.streams.as_ref().map(|inbox| inbox.dropped()).filter(|&count| count > 0) {
+            *node.drops.entry(DropReason::StreamBacklog.name().into()).or_default() += dropped;
+        }
+        let tun = self.device.as_ref().map(TunDevice::offloads).unwrap_or_default();
         let udp = self.links[0].offloads();
         let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {
             let unreachable = self.unreachable.contains(&PeerId(*id as u32));
@@ -229,8 +237,9 @@ impl NodeThread {
                 warn!("{}: does not answer", self.name(*peer));
             }
             Notice::Disconnected { peer } => info!("{}: disconnected", self.name(*peer)),
-            Notice::MtuLowered { peer, mtu } => {
-                info!("{}: the path is narrower than thought; MTU is now {mtu}", self.name(*peer));
+            Notice::PathMtuLowered { peer, mtu } => {
+                let name = self.name(*peer);
+                info!("{name}: the path is narrower than thought: it carries packets of {mtu} bytes");
             }
             other => info!("{other:?}"),
         }

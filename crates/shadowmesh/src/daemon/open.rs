@@ -4,9 +4,9 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::info;
+use log::{info, warn};
 use node::{Node, PeerConfig, Worker};
-use os::tun::{TunDevice, TunQueue};
+use os::tun::{TunDevice, TunPort};
 use os::udp::UdpLink;
 use packet::PoolConfig;
 use packet::coalesce::CoalesceLimits;
@@ -68,32 +68,47 @@ pub(super) fn bind_links(config: &Config, workers: usize) -> Result<Vec<UdpLink>
     })
 }
 
-/// The TUN device, up, with a queue for each worker.
+/// TUN queues a worker. That many flows, on average, never wait for each other; the kernel allows 256 a device.
+const QUEUES_PER_WORKER: usize = 8;
+
+/// The TUN device, up, with a port for each worker. Without `[tun]` there is none, and the ports have no queues.
 pub(super) fn create_tun(
     config: &Config,
-    queues: usize,
+    workers: usize,
     mtu: u16,
-) -> Result<(TunDevice, Vec<TunQueue>), Failure> {
+) -> Result<(Option<TunDevice>, Vec<TunPort>), Failure> {
+    let Some(wanted) = &config.tun else {
+        return Ok((None, (0..workers).map(|_| TunPort::new(Vec::new())).collect()));
+    };
     let tun = os::tun::TunConfig {
-        name: config.tun.name.clone(),
-        queues,
+        name: wanted.name.clone(),
+        queues: workers * QUEUES_PER_WORKER,
         mtu,
-        addresses: config.tun.addresses.clone(),
+        addresses: wanted.addresses.clone(),
         routes: config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
         offload: config.offload,
         gso_max_bytes: Some(mtu::gso_bytes_max(mtu)),
     };
-    TunDevice::create(&tun).map_err(|error| match error {
+    let (device, queues) = TunDevice::create(&tun).map_err(|error| match error {
         os::tun::TunError::NameInUse(_) | os::tun::TunError::BadName(_) => {
-            let error = ConfigError::new(&config.path, with_causes(&error)).at(config.tun.name_place);
+            let error = ConfigError::new(&config.path, with_causes(&error)).at(wanted.name_place);
             Failure::Runtime(error.to_string())
         }
         error => Failure::Runtime(with_causes(&error)),
-    })
+    })?;
+    let mut queues = queues.into_iter();
+    let ports = (0..workers).map(|_| TunPort::new(queues.by_ref().take(QUEUES_PER_WORKER).collect()));
+    Ok((Some(device), ports.collect()))
 }
 
 /// The lines that `up` starts with.
-pub(super) fn announce(config: &Config, link: &UdpLink, device: &TunDevice, mtu: u16, workers: usize) {
+pub(super) fn announce(
+    config: &Config,
+    link: &UdpLink,
+    device: Option<&TunDevice>,
+    mtu: u16,
+    workers: usize,
+) {
     let words = |words: &[(bool, &'static str)]| {
         let on: Vec<_> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
         if on.is_empty() { "no offloads".to_owned() } else { on.join(" ") }
@@ -104,6 +119,13 @@ pub(super) fn announce(config: &Config, link: &UdpLink, device: &TunDevice, mtu:
     let listen = link.local_addr().unwrap_or(config.listen);
     let threads = if workers == 1 { "1 worker".into() } else { format!("{workers} workers") };
     info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
+    if !link.is_steered() {
+        warn!(
+            "the kernel does not steer datagrams by lane: each peer's reach one worker, whichever it chooses"
+        );
+    }
+    let (Some(device), Some(tun)) = (device, &config.tun) else { return };
+    let addresses: Vec<_> = tun.addresses.iter().map(ToString::to_string).collect();
     let tun = device.offloads();
     let offloads = words(&[
         (tun.csum, "checksum"),
@@ -112,7 +134,6 @@ pub(super) fn announce(config: &Config, link: &UdpLink, device: &TunDevice, mtu:
         (tun.uso4, "USO4"),
         (tun.uso6, "USO6"),
     ]);
-    let addresses: Vec<_> = config.tun.addresses.iter().map(ToString::to_string).collect();
     info!("{} is up with {}, MTU {mtu} ({offloads})", device.name(), addresses.join(" "));
 }
 
@@ -122,20 +143,28 @@ pub(super) fn default_workers() -> usize {
     (cores / 2).clamp(1, DEFAULT_WORKERS_MAX.min(handshake::LANES))
 }
 
+/// What a node begins with beside its configuration.
+pub(super) struct Beginning {
+    pub(super) workers: usize,
+    pub(super) mtu: u16,
+    pub(super) epoch: u32,
+    pub(super) unix_time: Duration,
+    /// Somebody runs streams.
+    pub(super) streams: bool,
+    pub(super) now: Instant,
+}
+
 /// The sans-IO node and its workers.
 pub(super) fn create_node(
     config: Config,
-    device: &TunDevice,
-    workers: usize,
-    mtu: u16,
-    epoch: u32,
-    unix_time: Duration,
-    now: Instant,
+    device: Option<&TunDevice>,
+    beginning: &Beginning,
 ) -> Result<(Node, Vec<Worker>), Failure> {
+    let &Beginning { workers, mtu, epoch, unix_time, streams, now } = beginning;
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;
-    let tun = device.offloads();
+    let tun = device.map(TunDevice::offloads).unwrap_or_default();
     let peers = config.peers.into_iter().map(|peer| PeerConfig {
         name: peer.name,
         public_key: peer.public_key,
@@ -150,12 +179,14 @@ pub(super) fn create_node(
     });
     let node = node::Config {
         secret: config.secret,
+        suite: config.cipher.unwrap_or_else(handshake::preferred_suite),
         workers,
         mtu,
         peers: peers.collect(),
         epoch,
         unix_time,
         coalesce: CoalesceLimits { tso4: tun.tso4, tso6: tun.tso6, uso4: tun.uso4, uso6: tun.uso6 },
+        streams,
         pool: PoolConfig { large: LARGE_BUFFERS_PER_WORKER * workers, small: SMALL_BUFFERS },
     };
     Node::new(node, seed, now)

@@ -1,4 +1,4 @@
-//! A data-plane thread: one worker, one TUN queue, one UDP socket, one epoll.
+//! A data-plane thread: one worker, its TUN queues, one UDP socket, one epoll.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use node::{Ready, Worker};
 use os::poll::{Events, Interest, Poller, Waker};
-use os::tun::TunQueue;
+use os::tun::TunPort;
 use os::udp::UdpLink;
 use packet::Tun;
 
 use super::handle::Input;
+use crate::streams::Inbox;
 
 /// Rounds of work after which the kernel is asked for news even though there is more to do at once.
 const ROUNDS_BETWEEN_POLLS: u32 = 4;
@@ -22,9 +23,10 @@ const ROUNDS_BETWEEN_POLLS: u32 = 4;
 /// When to offer an event again that the node's channel did not take.
 const HELD_RETRY: Duration = Duration::from_millis(1);
 
-const TUN: u64 = 0;
-const LINK: u64 = 1;
-const WAKER: u64 = 2;
+const LINK: u64 = 0;
+const WAKER: u64 = 1;
+/// The first TUN queue; the others follow.
+const TUN: u64 = 2;
 
 /// What a worker's thread tells about itself. Each is written by that thread alone.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub(super) struct WorkerThread {
     pub(super) link: UdpLink,
     pub(super) waker: Arc<Waker>,
     pub(super) inputs: SyncSender<Input>,
+    /// Where datagrams of streams go, if anybody runs streams.
+    pub(super) streams: Option<Arc<Inbox>>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) counters: Arc<Counters>,
 }
@@ -59,10 +63,12 @@ impl WorkerThread {
         let poller = Poller::new().map_err(failed)?;
         // Edge-triggered, the waker too: each wake is an edge, and nobody needs to drain it.
         let edge = |interest| Interest { edge: true, ..interest };
-        poller.add(&self.tun.queue, TUN, edge(Interest::READ)).map_err(failed)?;
+        for (token, queue) in (TUN..).zip(self.tun.port.queues()) {
+            poller.add(queue, token, edge(Interest::READ)).map_err(failed)?;
+        }
         poller.add(&self.link, LINK, edge(Interest::READ_WRITE)).map_err(failed)?;
         poller.add(&*self.waker, WAKER, edge(Interest::READ)).map_err(failed)?;
-        let mut events = Events::with_capacity(4);
+        let mut events = Events::with_capacity(self.tun.port.queues().len() + 2);
 
         // What became ready before we watched makes no edge: try everything once.
         let mut ready = Ready { tun: true, link: true, writable: true };
@@ -76,12 +82,15 @@ impl WorkerThread {
                 poller.wait(&mut events, timeout).map_err(failed)?;
                 for event in events.iter() {
                     match event.token {
-                        TUN => ready.tun |= event.readable,
                         LINK => {
                             ready.link |= event.readable;
                             ready.writable |= event.writable;
                         }
-                        _ => {}
+                        WAKER => {}
+                        queue => {
+                            self.tun.port.set_ready((queue - TUN) as usize);
+                            ready.tun = true;
+                        }
                     }
                 }
             }
@@ -90,6 +99,7 @@ impl WorkerThread {
             if self.tun.gone {
                 return Err("the TUN device is gone".into());
             }
+            self.hand_over_streams();
             if !self.tell(&mut held) {
                 return Ok(());
             }
@@ -117,6 +127,14 @@ impl WorkerThread {
         true
     }
 
+    fn hand_over_streams(&mut self) {
+        if let Some(inbox) = &self.streams {
+            while let Some(batch) = self.worker.poll_streams() {
+                inbox.push(batch);
+            }
+        }
+    }
+
     fn until_deadline(&self, held: bool) -> Option<Duration> {
         let deadline = self.worker.poll_timeout().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         [deadline, held.then_some(HELD_RETRY)].into_iter().flatten().min()
@@ -128,17 +146,17 @@ fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed) + 1, Relaxed);
 }
 
-/// A TUN queue that remembers when its device was deleted: the worker counts a drop and goes on, but no packet will
+/// TUN queues that remember when its device was deleted: the worker counts a drop and goes on, but no packet will
 /// ever come again, and its thread must end.
 #[derive(Debug)]
 pub(super) struct WatchedTun {
-    queue: TunQueue,
+    port: TunPort,
     gone: bool,
 }
 
 impl WatchedTun {
-    pub(super) fn new(queue: TunQueue) -> Self {
-        Self { queue, gone: false }
+    pub(super) fn new(port: TunPort) -> Self {
+        Self { port, gone: false }
     }
 
     fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
@@ -154,13 +172,13 @@ impl WatchedTun {
 impl Tun for WatchedTun {
     #[inline]
     fn recv(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let result = self.queue.recv(bufs);
+        let result = self.port.recv(bufs);
         self.watch(result)
     }
 
     #[inline]
     fn send(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
-        let result = self.queue.send(bufs);
+        let result = self.port.send(bufs);
         self.watch(result)
     }
 }

@@ -165,7 +165,7 @@ fn describe(status: &Status) -> String {
         "{} {} · MTU {} · TUN {} · UDP {}",
         status.workers.len(),
         if status.workers.len() == 1 { "worker" } else { "workers" },
-        format::count(status.tun.mtu.into()),
+        format::count(status.tun.as_ref().map_or(0, |tun| tun.mtu.into())),
         chosen(&[("TSO", tun.tso4 || tun.tso6), ("USO", tun.uso4 || tun.uso6)]),
         chosen(&[("GSO", udp.gso), ("GRO", udp.gro)]),
     )

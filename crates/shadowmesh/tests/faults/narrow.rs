@@ -50,52 +50,69 @@ impl Path {
 }
 
 impl Path {
-    /// Makes the middle as wide as the rest.
-    fn widen(&self) {
+    /// Changes what the middle passes.
+    fn set_middle(&self, mtu: u32) {
         for router in &self.routers {
-            router.set_mtu(MIDDLE, 1500);
+            router.set_mtu(MIDDLE, mtu);
         }
     }
 }
 
-/// The handshake comes about although its first message is larger than the path, the MTU is lowered, and streams
-/// arrive whole in both directions.
+/// What fits 1,280 bytes outside, less the headers of IPv4, UDP, a sealed packet, its content byte and tag.
+const FITS: u32 = NARROW - 20 - 8 - 16 - 1 - 16;
+
+fn packet_max(node: &Node) -> u32 {
+    node.status().count("packet_max") as u32
+}
+
+/// The handshake comes about although its first message is larger than the path; the device keeps its MTU, and
+/// everything crosses all the same: streams cut to size, small packets of IPv6 in parts, and the rest once its sender has
+/// been told. Later changes of the path are followed.
 fn carries_everything(path: &Path) {
     let scratch = Scratch::new();
-    let has_ipv6 = || {
-        let addresses = path.right.netns.netlink().unwrap().addresses().unwrap();
-        addresses.iter().any(|address| address.net.to_string() == "fd77::2/64")
-    };
     let right = Node::start(&Spec::of_pair(2, None), &path.right, &scratch);
     let left = Node::start(&Spec::of_pair(1, Some("198.51.100.2:9443")), &path.left, &scratch);
     for node in [&left, &right] {
         wait_for("a session", SOON, || node.status().connected().then_some(()));
         assert_eq!(node.status().peer()["post_quantum"], true);
     }
-    // What fits 1,280 bytes outside, less the headers of IPv4, UDP, a sealed packet, its content byte and tag.
-    let fits = NARROW - 20 - 8 - 16 - 1 - 16;
     for (host, node) in [(&path.left, &left), (&path.right, &right)] {
-        let lowered = || (host.mtu("shadow0") <= fits).then_some(());
-        wait_for("a smaller MTU", 4 * SOON, lowered);
-        assert!(host.mtu("shadow0") > fits - 40, "not smaller than needed");
+        wait_for("the path's size", 4 * SOON, || (packet_max(node) == FITS).then_some(()));
         node.wait_for_log("the path is narrower than thought", SOON);
+        assert!(host.mtu("shadow0") > 1_400, "the device is as wide as before");
     }
-    for (from, to, address) in
-        [(&path.left, &path.right, "10.77.0.2"), (&path.right, &path.left, "10.77.0.1")]
-    {
-        lab::transfer(&from.netns, &to.netns, address, 10_000_000);
+    for (from, to, addresses) in [
+        (&path.left, &path.right, ["10.77.0.2", "fd77::2"]),
+        (&path.right, &path.left, ["10.77.0.1", "fd77::1"]),
+    ] {
+        for address in addresses {
+            lab::transfer(&from.netns, &to.netns, address, 10_000_000);
+        }
     }
-    assert!(!has_ipv6());
+    for node in [&left, &right] {
+        assert!(node.status().count("tx_recut") > 0);
+        assert_eq!(node.status().dropped("too_big"), 0, "TCP is not told of anything");
+    }
+    assert_eq!(lab::ping_with(&path.left, "fd77::2", 100, 1_280 - 48), 100, "what every IPv6 link must pass");
+    assert_eq!(left.status().dropped("too_big"), 0);
+    for to in ["10.77.0.2", "fd77::2"] {
+        // One is lost each way; from then on the kernels know, and cut into fragments themselves.
+        assert!(lab::ping_with(&path.left, to, 50, 1_350) >= 40, "pings of 1,350 bytes to {to}");
+        assert!(left.status().dropped("too_big") > 0);
+    }
 
     // A new place may be on a better path: the search begins anew, and finds one.
-    path.widen();
-    let mtu = path.right.mtu("shadow0");
+    path.set_middle(1_500);
     path.left.add_address(WIRE, "192.0.2.3/24");
     path.left.del_address(WIRE, "192.0.2.1/24");
     let steady = Steady::start(&path.left.netns, &path.right.netns, "10.77.0.2", Duration::from_millis(10));
-    wait_for("a larger MTU", 2 * SOON, || (path.right.mtu("shadow0") > mtu + 100).then_some(()));
-    wait_for("IPv6", SOON, || has_ipv6().then_some(()));
+    wait_for("a larger size", 2 * SOON, || (packet_max(&right) > 1_400).then_some(()));
+
+    // And a path that has been wide may become narrow while it is in use.
+    path.set_middle(NARROW);
+    wait_for("the smaller size", 2 * SOON, || (packet_max(&right) == FITS).then_some(()));
     assert!(steady.finish().answered > 0);
+    lab::transfer(&path.right.netns, &path.left.netns, "10.77.0.1", 10_000_000);
 }
 
 pub(crate) fn a_path_of_1280_bytes_that_says_so_carries_everything() {

@@ -26,7 +26,7 @@ pub(crate) use capture::{Capture, send_raw};
 #[allow(unused_imports, reason = "each test uses what it needs")]
 pub(crate) use node::{Node, PeerSpec, Spec, Status, secret};
 #[allow(unused_imports, reason = "each test uses what it needs")]
-pub(crate) use ping::ping;
+pub(crate) use ping::{ping, ping_with};
 #[allow(unused_imports, reason = "each test uses what it needs")]
 pub(crate) use traffic::{Steady, Stream, transfer};
 

@@ -33,6 +33,10 @@ pub(crate) struct Spec {
     pub(crate) workers: usize,
     pub(crate) address: Vec<String>,
     pub(crate) mtu: Option<u16>,
+    /// Whether there is a TUN device, and so allowed IPs.
+    pub(crate) interface: bool,
+    /// More sections, as they are.
+    pub(crate) sections: String,
     pub(crate) peers: Vec<PeerSpec>,
 }
 
@@ -60,6 +64,8 @@ impl Spec {
             workers: 1,
             address: vec![format!("10.77.0.{number}/24"), format!("fd77::{number}/64")],
             mtu: None,
+            interface: true,
+            sections: String::new(),
             peers: vec![PeerSpec {
                 name: names[1],
                 key: other,
@@ -76,10 +82,12 @@ impl Spec {
         let Self { name, listen, workers, address, .. } = self;
         let key = secret(self.key).to_base64();
         let mut text = format!(
-            "[node]\nname = \"{name}\"\nprivate_key = \"{}\"\nlisten = \"{listen}\"\nworkers = {workers}\n\
-             [tun]\nname = \"shadow0\"\naddress = {address:?}\n",
+            "[node]\nname = \"{name}\"\nprivate_key = \"{}\"\nlisten = \"{listen}\"\nworkers = {workers}\n",
             key.as_str()
         );
+        if self.interface {
+            writeln!(text, "[tun]\nname = \"shadow0\"\naddress = {address:?}").unwrap();
+        }
         if let Some(mtu) = self.mtu {
             writeln!(text, "mtu = {mtu}").unwrap();
         }
@@ -88,10 +96,13 @@ impl Spec {
             let key = secret(peer.key).public_key();
             write!(
                 text,
-                "[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\nallowed_ips = {allowed_ips:?}\n\
+                "[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\n\
                  protocol = \"{protocol}\"\nkeepalive_s = {keepalive_s}\n"
             )
             .unwrap();
+            if self.interface {
+                writeln!(text, "allowed_ips = {allowed_ips:?}").unwrap();
+            }
             if let Some(endpoint) = &peer.endpoint {
                 writeln!(text, "endpoint = \"{endpoint}\"").unwrap();
             }
@@ -99,6 +110,7 @@ impl Spec {
                 writeln!(text, "preshared_key = \"{key}\"").unwrap();
             }
         }
+        text.push_str(&self.sections);
         text
     }
 }
@@ -142,6 +154,13 @@ impl Node {
             }
         });
         Self { name: spec.name, child, socket, lines, reader: Some(reader) }
+    }
+
+    /// Starts a daemon that ends by itself; returns how, and its log.
+    pub(crate) fn fail_to_start(spec: &Spec, host: &Host, scratch: &Scratch) -> (ExitStatus, String) {
+        let mut node = Self::spawn(spec, host, scratch);
+        let status = node.wait();
+        (status, node.log().join("\n"))
     }
 
     pub(crate) fn pid(&self) -> u32 {

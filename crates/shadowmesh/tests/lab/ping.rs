@@ -14,14 +14,20 @@ use super::Host;
 /// How long the last answers may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Sends `count` ICMP echo requests (RFC 792, RFC 4443) of 56 bytes, one every millisecond; returns how many were
+/// Sends `count` ICMP echo requests (RFC 792, RFC 4443) with 56 bytes, one every millisecond; returns how many were
 /// answered, each counted once.
 #[track_caller]
 pub(crate) fn ping(from: &Host, to: &str, count: u32) -> u32 {
+    ping_with(from, to, count, 56)
+}
+
+/// As [`ping`], with `payload` bytes after the 8 of the ICMP header.
+#[track_caller]
+pub(crate) fn ping_with(from: &Host, to: &str, count: u32, payload: usize) -> u32 {
     static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
     let identifier = IDENTIFIER.fetch_add(1, Relaxed);
     let to: IpAddr = to.parse().unwrap();
-    let kind = Kind::of(to);
+    let kind = Kind::of(to, payload);
     let socket =
         from.netns.run(|| Socket::new(kind.domain, Type::RAW, Some(kind.protocol)).unwrap()).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -30,7 +36,7 @@ pub(crate) fn ping(from: &Host, to: &str, count: u32) -> u32 {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut buf = [0; 256];
+            let mut buf = [0; 2_048];
             while !ended.load(Relaxed) {
                 let Ok(len) = (&socket).read(&mut buf) else { continue };
                 if let Some(number) = kind.answer(&buf[..len], identifier)
@@ -64,16 +70,17 @@ struct Kind {
     reply: u8,
     /// Of the IP header that a raw socket delivers.
     header_len: usize,
+    payload: usize,
 }
 
 impl Kind {
-    fn of(address: IpAddr) -> Self {
+    fn of(address: IpAddr, payload: usize) -> Self {
         if address.is_ipv4() {
             let (domain, protocol) = (Domain::IPV4, Protocol::ICMPV4);
-            Self { domain, protocol, request: 8, reply: 0, header_len: 20 }
+            Self { domain, protocol, request: 8, reply: 0, header_len: 20, payload }
         } else {
             let (domain, protocol) = (Domain::IPV6, Protocol::ICMPV6);
-            Self { domain, protocol, request: 128, reply: 129, header_len: 0 }
+            Self { domain, protocol, request: 128, reply: 129, header_len: 0, payload }
         }
     }
 
@@ -82,7 +89,7 @@ impl Kind {
         let mut message = vec![self.request, 0, 0, 0];
         message.extend(identifier.to_be_bytes());
         message.extend(number.to_be_bytes());
-        message.extend((0..56).map(|byte: u8| byte ^ number as u8));
+        message.extend((0..self.payload).map(|at| at as u8 ^ number as u8));
         // The kernel fills in the checksum of ICMPv6 only, whose pseudo-header it knows.
         if self.header_len > 0 {
             let words = message.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
@@ -99,7 +106,8 @@ impl Kind {
         let message = packet.get(self.header_len..)?;
         let &[kind, 0, _, _, id_high, id_low, high, low, ref payload @ ..] = message else { return None };
         let ours = kind == self.reply && u16::from_be_bytes([id_high, id_low]) == identifier;
-        let whole = payload.len() == 56 && payload.iter().zip(0_u8..).all(|(&got, byte)| got == byte ^ low);
+        let whole = payload.len() == self.payload
+            && payload.iter().enumerate().all(|(at, &got)| got == at as u8 ^ low);
         (ours && whole).then(|| u16::from_be_bytes([high, low]))
     }
 }

@@ -1,0 +1,94 @@
+//! What each peer's path passes: the search for it, the watch over it, and what the workers are told.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use handshake::Protocol;
+
+use super::Node;
+use crate::config::PeerId;
+use crate::event::{Action, Notice};
+use crate::framing::{outer_len, packet_max};
+use crate::peer::{Peer, Purpose};
+
+/// How often the program is asked for what the operating system knows of a path: what it has learnt from ICMP it
+/// forgets after 10 minutes (`net.ipv4.route.mtu_expires`).
+const ASK_AGAIN: Duration = Duration::from_mins(10);
+/// At least so much time lies between two questions, however many packets are refused meanwhile.
+const ASK_SPACING: Duration = Duration::from_secs(1);
+
+/// As if over IPv6, whose header is the longer one.
+const UNKNOWN: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// Bytes of the outer packet that carries an inner one of `mtu` bytes to a peer.
+pub(super) fn wanted(protocol: Protocol, endpoint: Option<SocketAddr>, mtu: u16) -> u16 {
+    outer_len(protocol, endpoint.map_or(UNKNOWN, |endpoint| endpoint.ip()), mtu)
+}
+
+impl Node {
+    /// A peer's path is another one: looks anew for the largest packet it passes.
+    pub(super) fn search_path_mtu(&mut self, now: Instant, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        p.path_mtu.restart(wanted(p.keys.protocol(), p.endpoint, self.mtu), now);
+        p.ask_path_mtu_at = now;
+        self.ask_path_mtu(now, peer);
+        self.fit(peer);
+    }
+
+    /// The operating system has refused a packet to a peer as too large.
+    pub(super) fn path_too_small(&mut self, now: Instant, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        // It may not know by how much; then the search tells.
+        p.path_mtu.doubt(now);
+        if now + ASK_AGAIN >= p.ask_path_mtu_at + ASK_SPACING {
+            p.ask_path_mtu_at = now;
+            self.ask_path_mtu(now, peer);
+        }
+    }
+
+    /// Asks the program, when it is time, what the operating system knows of a path.
+    pub(super) fn ask_path_mtu(&mut self, now: Instant, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        let Some(endpoint) = p.endpoint.filter(|_| now >= p.ask_path_mtu_at) else { return };
+        p.ask_path_mtu_at = now + ASK_AGAIN;
+        self.actions.push_back(Action::AskPathMtu { peer, endpoint });
+    }
+
+    /// Tells how large an IP packet the operating system sends to a peer's `endpoint`, in bytes: the answer to
+    /// [`Action::AskPathMtu`]. An answer about a place where the peer is no longer is ignored.
+    pub fn set_path_mtu(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr, mtu: u16) {
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        if p.endpoint == Some(endpoint) && p.path_mtu.set_ceiling(mtu, now) {
+            self.fit(peer);
+        }
+        self.settle(now);
+    }
+
+    /// Brings what workers send a peer in one piece to what its path passes.
+    pub(super) fn fit(&mut self, peer: PeerId) {
+        let mtu = self.mtu;
+        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
+        let fits = fitting(p, mtu);
+        let before = std::mem::replace(&mut p.packet_max, fits);
+        if fits != before {
+            self.stale = true;
+        }
+        if fits < before {
+            self.notice(Notice::PathMtuLowered { peer, mtu: fits });
+        }
+    }
+
+    /// The regular probes of a path in use: a small one for its figures, and one of full size right before it while that
+    /// is worth confirming.
+    pub(super) fn probe_path(&mut self, now: Instant, peer: PeerId, sending: bool) {
+        let size = self.peers[peer.0 as usize].path_mtu.confirmation().filter(|_| sending);
+        let confirms = size.and_then(|size| Some((self.probe(now, peer, Purpose::Mtu(size))?, size)));
+        self.probe(now, peer, Purpose::Path { confirms });
+    }
+}
+
+/// The largest inner packet that goes to a peer in one piece.
+fn fitting(peer: &Peer, mtu: u16) -> u16 {
+    let Some(endpoint) = peer.endpoint else { return mtu };
+    packet_max(peer.keys.protocol(), endpoint.ip(), peer.path_mtu.limit()).min(mtu)
+}

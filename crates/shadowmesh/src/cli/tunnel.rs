@@ -1,0 +1,165 @@
+//! `proxy` and `forward`: a tunnel to one peer in one line, without a configuration file, an interface or privileges.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use handshake::{Protocol, PublicKey};
+use log::LevelFilter;
+
+use super::places;
+use crate::config::{Config, Direction, Endpoint, Forward, Peer, Proxies, Socks5, Streams};
+use crate::control::SocketName;
+use crate::daemon;
+use crate::failure::Failure;
+use crate::logging;
+use crate::proxy::Target;
+use crate::proxy::request::Transport;
+
+/// Short enough for every NAT to remember us (RFC 4787 §4.3 has two minutes; many keep thirty seconds).
+const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// The peer to go through, and how to be known to it.
+#[derive(Debug, clap::Args)]
+struct Through {
+    /// This side's private key, as `genkey` made it; the peer knows its public key
+    #[arg(short, long, value_name = "FILE")]
+    key: PathBuf,
+
+    /// The peer: its public key and where it listens
+    #[arg(short, long, value_name = "KEY@HOST:PORT")]
+    peer: Remote,
+
+    /// Log more
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// A peer on the command line.
+#[derive(Clone, Debug)]
+struct Remote {
+    key: PublicKey,
+    endpoint: Endpoint,
+}
+
+impl FromStr for Remote {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, endpoint) =
+            text.split_once('@').ok_or("write KEY@HOST:PORT: the peer's public key first")?;
+        let key = key.parse().map_err(|error| format!("public key: {error}"))?;
+        Ok(Self { key, endpoint: endpoint.parse()? })
+    }
+}
+
+/// Options of `proxy`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ProxyArgs {
+    #[command(flatten)]
+    through: Through,
+
+    /// Where to serve SOCKS5 and HTTP CONNECT; this host only
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1080")]
+    socks5: SocketAddr,
+}
+
+/// Options of `forward`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("ports").required(true).multiple(true).args(["local", "remote"])))]
+pub(super) struct ForwardArgs {
+    #[command(flatten)]
+    through: Through,
+
+    /// Listen here; the peer connects to the target
+    #[arg(short = 'L', long, value_name = "[ADDRESS:]PORT=TARGET:PORT")]
+    local: Vec<Port>,
+
+    /// Have the peer listen; we connect to the target
+    #[arg(short = 'R', long, value_name = "[ADDRESS:]PORT=TARGET:PORT")]
+    remote: Vec<Port>,
+
+    /// Forward UDP instead of TCP
+    #[arg(short, long)]
+    udp: bool,
+}
+
+/// A forwarded port on the command line.
+#[derive(Clone, Debug)]
+struct Port {
+    listen: SocketAddr,
+    target: Target,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (listen, target) = text.split_once('=').ok_or("write LISTEN=TARGET, as 8080=10.0.0.5:80")?;
+        // A port alone is one of this host only, as with ssh.
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = listen.parse().map(local).or_else(|_| listen.parse());
+        let listen = listen.map_err(|_| "what to listen on is not [ADDRESS:]PORT")?;
+        let target = target.parse().map_err(|error| format!("target: {error}"))?;
+        Ok(Self { listen, target })
+    }
+}
+
+pub(super) fn proxy(args: ProxyArgs) -> Result<(), Failure> {
+    if !args.socks5.ip().is_loopback() {
+        let message = "others could use this proxy: give it an address of this host only, as 127.0.0.1:1080, or write a \
+                       configuration with `username` and `password_file` (see shadowmesh.example.toml)";
+        return Err(super::usage(message));
+    }
+    let socks5 = Socks5 { listen: args.socks5, listen_place: None, via: 0, login: None };
+    run(args.through, Proxies { socks5: vec![socks5], ..Proxies::default() })
+}
+
+pub(super) fn forward(args: ForwardArgs) -> Result<(), Failure> {
+    let transport = if args.udp { Transport::Udp } else { Transport::Tcp };
+    let forward = |direction| {
+        move |Port { listen, target }| Forward {
+            listen,
+            listen_place: None,
+            target,
+            transport,
+            direction,
+            via: 0,
+        }
+    };
+    let local = args.local.into_iter().map(forward(Direction::Local));
+    let remote = args.remote.into_iter().map(forward(Direction::Remote));
+    run(args.through, Proxies { forwards: local.chain(remote).collect(), ..Proxies::default() })
+}
+
+fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
+    logging::start(if through.verbose { LevelFilter::Debug } else { LevelFilter::Info });
+    let name = format!("tunnel-{}", std::process::id());
+    let socket = SocketName::of_node(&places::run_dir(), &name);
+    let peer = Peer {
+        name: "peer".into(),
+        public_key: through.peer.key,
+        preshared_key: None,
+        protocol: Protocol::ShadowMesh,
+        endpoint: Some(through.peer.endpoint),
+        allowed_ips: Vec::new(),
+        keepalive: Some(KEEPALIVE),
+    };
+    let config = Config {
+        path: "the command line".into(),
+        name,
+        secret: crate::config::private_key(&through.key)?,
+        // Any port: it is we who call.
+        listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+        listen_place: None,
+        workers: Some(1),
+        cipher: None,
+        offload: true,
+        tun: None,
+        peers: vec![peer],
+        proxies,
+        streams: Streams::default(),
+    };
+    daemon::run(daemon::Options { config, socket, state_dir: places::state_dir() })
+}

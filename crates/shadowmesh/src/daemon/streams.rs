@@ -1,0 +1,138 @@
+//! Starting and stopping the thread of the streams.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+
+use ipnet::IpNet;
+use node::Node;
+use os::udp::UdpLink;
+use stream::kcp::KcpConfig;
+use stream::session::SessionConfig;
+use stream::smux::{Role, SmuxConfig};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot::Sender;
+
+use super::handle::Input;
+use crate::config::{Config, ConfigError, Proxies, Streams};
+use crate::control::types::StreamsStatus;
+use crate::failure::Failure;
+use crate::proxy::{Stop, StopHandle};
+use crate::streams::{CannotListen, Inbox, Setup, StreamQueries, StreamsThread};
+
+/// What the streams need from the configuration, taken before the node takes the rest.
+pub(super) struct Plan {
+    proxies: Proxies,
+    streams: Streams,
+    roles: Vec<Role>,
+    names: Vec<String>,
+    own: Vec<IpAddr>,
+    path: std::path::PathBuf,
+    pub(super) inbox: Arc<Inbox>,
+    stop: StopHandle,
+    stopped: Stop,
+    pub(super) queries: StreamQueries,
+    asked: UnboundedReceiver<Sender<StreamsStatus>>,
+}
+
+impl Plan {
+    /// The plan, if the configuration asks for any streams.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub(super) fn of(config: &Config) -> io::Result<Option<Self>> {
+        let proxies = config.proxies.clone();
+        if proxies.is_empty() {
+            return Ok(None);
+        }
+        let ours = config.secret.public_key();
+        // Any rule will do on which both ends agree.
+        let role = |theirs: &handshake::PublicKey| {
+            if ours.as_bytes() < theirs.as_bytes() { Role::Client } else { Role::Server }
+        };
+        let roles = config.peers.iter().map(|peer| role(&peer.public_key)).collect();
+        let names = config.peers.iter().map(|peer| peer.name.clone()).collect();
+        let (queries, asked) = unbounded_channel();
+        let own = config.tun.iter().flat_map(|tun| &tun.addresses).map(IpNet::addr).collect();
+        let (stop, stopped) = StopHandle::new();
+        let inbox = Arc::new(Inbox::new()?);
+        let streams = config.streams;
+        let path = config.path.clone();
+        Ok(Some(Self { proxies, streams, roles, names, own, path, inbox, stop, stopped, queries, asked }))
+    }
+
+    /// The thread's work, and who is told whether it has started.
+    ///
+    /// # Errors
+    /// When there are no descriptors or random numbers left.
+    pub(super) fn thread(
+        self,
+        node: &Node,
+        link: &UdpLink,
+        inputs: SyncSender<Input>,
+    ) -> io::Result<(StreamsThread, Started, StopHandle)> {
+        let mut seed = [0; 4];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let config = SessionConfig {
+            kcp: KcpConfig {
+                mode: self.streams.mode,
+                congestion: self.streams.congestion,
+                ..KcpConfig::default()
+            },
+            smux: SmuxConfig::default(),
+            fec: self.streams.fec,
+            compress: false,
+            any_datagram_is_life: true,
+        };
+        let setup = Setup {
+            port: node.stream_port(),
+            link: link.try_clone()?,
+            roles: self.roles,
+            names: self.names,
+            config,
+            memory_max: self.streams.memory_max,
+            node: inputs,
+            seed: u32::from_ne_bytes(seed),
+        };
+        let (started, answer) = mpsc::sync_channel(1);
+        let thread = StreamsThread {
+            setup,
+            inbox: self.inbox,
+            link: link.try_clone()?,
+            proxies: self.proxies,
+            own: self.own,
+            stop: self.stopped,
+            asked: self.asked,
+            started,
+        };
+        Ok((thread, Started { answer, path: self.path }, self.stop))
+    }
+}
+
+/// Will know whether all listeners stand.
+pub(super) struct Started {
+    answer: mpsc::Receiver<Result<(), CannotListen>>,
+    path: std::path::PathBuf,
+}
+
+impl Started {
+    /// Waits until they do.
+    ///
+    /// # Errors
+    /// Which of them do not, and why.
+    pub(super) fn wait(self) -> Result<(), Failure> {
+        match self.answer.recv() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failed)) => {
+                let message = format!("cannot listen on {}: {}", failed.address, failed.error);
+                let error = ConfigError::new(&self.path, message).at(failed.place);
+                Err(Failure::Runtime(
+                    error.help("choose another address or port for this `listen`").to_string(),
+                ))
+            }
+            // The thread has ended, and says why by itself.
+            Err(mpsc::RecvError) => Err(Failure::Silent),
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! kcptun's options: its flags, its JSON file, which is stronger than they are, and what they mean.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use stream::fec::FecConfig;
+use stream::kcp::{Congestion, KcpConfig, Mode};
+use stream::session::SessionConfig;
+use stream::smux::{HalfClose, SmuxConfig};
+
+use super::crypt::CipherKind;
+use crate::failure::Failure;
+
+/// kcp-go's longest datagram.
+const MTU_MAX: usize = 1500;
+/// Shorter ones would carry more headers than payload.
+const MTU_MIN: usize = 128;
+/// When kcptun's other implementation gives up: three times its default interval.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Options of `kcptun server`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// UDP address to listen on; without a host, every address
+    #[arg(short, long, value_name = "ADDRESS", default_value = ":29900")]
+    pub(super) listen: String,
+
+    /// TCP address to connect to for each stream
+    #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:12948")]
+    pub(super) target: String,
+
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+
+    /// Accepted and ignored: there is no profiling server
+    #[arg(long, hide = true)]
+    pprof: bool,
+}
+
+/// Options of `kcptun client`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClientArgs {
+    /// TCP address to listen on; without a host, every address
+    #[arg(short, long, value_name = "ADDRESS", default_value = ":12948")]
+    pub(super) localaddr: String,
+
+    /// UDP address of the server
+    #[arg(short, long, value_name = "ADDRESS", default_value = "vps:29900")]
+    pub(super) remoteaddr: String,
+
+    /// UDP connections to the server, among which streams are spread
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(super) conn: usize,
+
+    /// Seconds until a connection is replaced by a new one; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(super) autoexpire: u64,
+
+    /// Seconds that a replaced connection may go on for its streams
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) scavengettl: u64,
+
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+/// Options of both.
+#[derive(Debug, clap::Args)]
+pub(super) struct CommonArgs {
+    /// The secret that both ends share
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "KCPTUN_KEY",
+        hide_env_values = true,
+        default_value = "it's a secrect"
+    )]
+    key: String,
+
+    /// aes, aes-128, aes-192, salsa20, xor, none, null
+    #[arg(long, value_name = "CIPHER", default_value = "aes")]
+    crypt: String,
+
+    /// fast3, fast2, fast, normal, manual
+    #[arg(long, value_name = "MODE", default_value = "fast")]
+    mode: String,
+
+    /// Bytes of the longest datagram
+    #[arg(long, value_name = "BYTES", default_value_t = 1350)]
+    mtu: usize,
+
+    /// Datagrams on their way at once [default: 1024 of a server, 128 of a client]
+    #[arg(long, value_name = "COUNT")]
+    sndwnd: Option<u32>,
+
+    /// Datagrams held for the receiver [default: 1024 of a server, 512 of a client]
+    #[arg(long, value_name = "COUNT")]
+    rcvwnd: Option<u32>,
+
+    /// Datagrams of a group that parities are computed for; 0 is no error correction
+    #[arg(long, visible_alias = "ds", value_name = "COUNT", default_value_t = 10)]
+    datashard: usize,
+
+    /// Parities of a group; 0 is no error correction
+    #[arg(long, visible_alias = "ps", value_name = "COUNT", default_value_t = 3)]
+    parityshard: usize,
+
+    /// DSCP of what is sent, 0 to 63
+    #[arg(long, value_name = "VALUE", default_value_t = 0)]
+    dscp: u32,
+
+    /// Do not compress
+    #[arg(long)]
+    nocomp: bool,
+
+    /// Acknowledge each datagram at once
+    #[arg(long, hide = true)]
+    acknodelay: bool,
+
+    /// Mode manual: 1 for short timeouts
+    #[arg(long, hide = true, default_value_t = 0)]
+    nodelay: u32,
+
+    /// Mode manual: milliseconds that acknowledgements may wait
+    #[arg(long, hide = true, default_value_t = 50)]
+    interval: u64,
+
+    /// Mode manual: 0 to find losses by timeout only
+    #[arg(long, hide = true, default_value_t = 0)]
+    resend: u32,
+
+    /// Mode manual: 1 for no congestion window
+    #[arg(long, hide = true, default_value_t = 0)]
+    nc: u32,
+
+    /// Bytes of each socket buffer
+    #[arg(long, value_name = "BYTES", default_value_t = 4_194_304)]
+    sockbuf: usize,
+
+    /// Version of smux, 1 or 2; the same at both ends
+    #[arg(long, value_name = "VERSION", default_value_t = 1)]
+    smuxver: u8,
+
+    /// Bytes held for all streams of a connection
+    #[arg(long, value_name = "BYTES", default_value_t = 4_194_304)]
+    smuxbuf: usize,
+
+    /// Bytes held for a stream, with smux version 2
+    #[arg(long, value_name = "BYTES", default_value_t = 2_097_152)]
+    streambuf: u32,
+
+    /// Bytes of the longest frame of smux
+    #[arg(long, value_name = "BYTES", default_value_t = 8192)]
+    framesize: usize,
+
+    /// Seconds between signs of life
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    keepalive: u64,
+
+    /// none, or bbr: send as fast as a model of the path says, instead of a window at once
+    #[arg(long, value_name = "CONTROL", default_value = "none")]
+    congestion: String,
+
+    /// Do not tell about connections and streams
+    #[arg(long)]
+    quiet: bool,
+
+    /// A JSON file with any of these options, which count more than the command line's
+    #[arg(short = 'c', value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Refused: crafted TCP segments are what mesh sessions have, with `carriers = ["faketcp"]`
+    #[arg(long, hide = true)]
+    tcp: bool,
+
+    /// Accepted and ignored: messages go to stderr
+    #[arg(long, value_name = "FILE", hide = true)]
+    log: Option<String>,
+
+    /// Accepted and ignored
+    #[arg(long, value_name = "FILE", hide = true)]
+    snmplog: Option<String>,
+
+    /// Accepted and ignored
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    snmpperiod: Option<u64>,
+}
+
+/// kcptun's JSON file. What it does not name, the command line decides; what nobody knows is ignored, as kcptun does.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    listen: Option<String>,
+    target: Option<String>,
+    localaddr: Option<String>,
+    remoteaddr: Option<String>,
+    conn: Option<usize>,
+    autoexpire: Option<u64>,
+    scavengettl: Option<u64>,
+    key: Option<String>,
+    crypt: Option<String>,
+    mode: Option<String>,
+    mtu: Option<usize>,
+    sndwnd: Option<u32>,
+    rcvwnd: Option<u32>,
+    datashard: Option<usize>,
+    parityshard: Option<usize>,
+    dscp: Option<u32>,
+    nocomp: Option<bool>,
+    acknodelay: Option<bool>,
+    nodelay: Option<u32>,
+    interval: Option<u64>,
+    resend: Option<u32>,
+    nc: Option<u32>,
+    sockbuf: Option<usize>,
+    smuxver: Option<u8>,
+    smuxbuf: Option<usize>,
+    streambuf: Option<u32>,
+    framesize: Option<usize>,
+    keepalive: Option<u64>,
+    congestion: Option<String>,
+    quiet: Option<bool>,
+    tcp: Option<bool>,
+}
+
+/// Puts the file's values, where it has them, in place of the flags'.
+macro_rules! take_over {
+    ($file:ident => $args:expr; $($name:ident)*) => {
+        $(if let Some(value) = $file.$name.take() { $args.$name = value.into(); })*
+    };
+}
+
+impl ServerArgs {
+    /// What the options mean, those of the file included.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: one of them makes no sense.
+    pub(super) fn resolve(mut self) -> Result<(Self, Settings), Failure> {
+        let mut file = self.common.read_file()?;
+        take_over!(file => self; listen target);
+        let settings = self.common.settings(file, 1024, 1024)?;
+        Ok((self, settings))
+    }
+}
+
+impl ClientArgs {
+    /// What the options mean, those of the file included.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: one of them makes no sense.
+    pub(super) fn resolve(mut self) -> Result<(Self, Settings), Failure> {
+        let mut file = self.common.read_file()?;
+        take_over!(file => self; localaddr remoteaddr conn autoexpire scavengettl);
+        if self.conn == 0 {
+            return Err(usage("--conn: there must be at least one connection"));
+        }
+        let settings = self.common.settings(file, 128, 512)?;
+        Ok((self, settings))
+    }
+}
+
+/// What the options of both mean.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) cipher: CipherKind,
+    pub(super) key: String,
+    pub(super) session: SessionConfig,
+    pub(super) mtu: usize,
+    pub(super) socket_buffer_bytes: usize,
+    pub(super) dscp: u32,
+    pub(super) quiet: bool,
+}
+
+impl CommonArgs {
+    fn read_file(&self) -> Result<File, Failure> {
+        let Some(path) = &self.config else { return Ok(File::default()) };
+        let name = path.display();
+        let text = fs::read_to_string(path).map_err(|error| usage(format!("cannot read {name}: {error}")))?;
+        serde_json::from_str(&text).map_err(|error| usage(format!("{name}: {error}")))
+    }
+
+    fn settings(&mut self, mut file: File, sndwnd: u32, rcvwnd: u32) -> Result<Settings, Failure> {
+        take_over!(file => self;
+            key crypt mode mtu sndwnd rcvwnd datashard parityshard dscp nocomp acknodelay nodelay interval resend nc sockbuf
+            smuxver smuxbuf streambuf framesize keepalive congestion quiet tcp);
+        if self.tcp {
+            let instead =
+                "use a mesh session with `carriers = [\"faketcp\"]`, or leave --tcp out at both ends";
+            return Err(usage(format!("--tcp: crafted TCP segments of kcptun are not supported; {instead}")));
+        }
+        let cipher = self.cipher()?;
+        let fec =
+            FecConfig::fixed(self.datashard, self.parityshard).map_err(|error| usage(error.to_string()))?;
+        let mtu = in_range("--mtu", self.mtu, MTU_MIN, MTU_MAX)?;
+        let interval = Duration::from_secs(in_range("--keepalive", self.keepalive, 1, 3600)?);
+        let header_len = if cipher == CipherKind::Null { 0 } else { 20 };
+        let kcp = KcpConfig {
+            mode: self.mode()?,
+            mtu: mtu - header_len,
+            send_window: in_range("--sndwnd", self.sndwnd.unwrap_or(sndwnd), 1, KcpConfig::WINDOW_MAX)?,
+            receive_window: in_range("--rcvwnd", self.rcvwnd.unwrap_or(rcvwnd), 1, KcpConfig::WINDOW_MAX)?,
+            ack_no_delay: self.acknodelay,
+            congestion: self.congestion()?,
+            dead_after: (3 * interval).clamp(Duration::from_secs(3), KEEPALIVE_TIMEOUT),
+        };
+        let smux = SmuxConfig {
+            version: in_range("--smuxver", self.smuxver, 1, 2)?,
+            frame_bytes_max: in_range("--framesize", self.framesize, 1, 65_535)?,
+            receive_bytes_max: in_range("--smuxbuf", self.smuxbuf, 65_536, 1 << 30)?,
+            stream_receive_bytes_max: in_range("--streambuf", self.streambuf, 4096, 1 << 30)?,
+            keepalive_interval: interval,
+            keepalive_timeout: KEEPALIVE_TIMEOUT.max(3 * interval),
+            half_close: HalfClose::Negotiated,
+            ..SmuxConfig::default()
+        };
+        Ok(Settings {
+            cipher,
+            key: self.key.clone(),
+            session: SessionConfig { kcp, smux, fec, compress: !self.nocomp, any_datagram_is_life: false },
+            mtu,
+            socket_buffer_bytes: in_range("--sockbuf", self.sockbuf, 4096, 1 << 30)?,
+            dscp: in_range("--dscp", self.dscp, 0, 63)?,
+            quiet: self.quiet,
+        })
+    }
+
+    fn cipher(&self) -> Result<CipherKind, Failure> {
+        let known = CipherKind::NAMES.iter().find(|(name, _)| *name == self.crypt);
+        let (_, cipher) = known.ok_or_else(|| {
+            let names = CipherKind::NAMES.map(|(name, _)| name).join(", ");
+            usage(format!("--crypt: the cipher `{}` is not supported; it can be {names}", self.crypt))
+        })?;
+        Ok(*cipher)
+    }
+
+    fn mode(&self) -> Result<Mode, Failure> {
+        Ok(match self.mode.as_str() {
+            "normal" => Mode::NORMAL,
+            "fast" => Mode::FAST,
+            "fast2" => Mode::FAST2,
+            "fast3" => Mode::FAST3,
+            "manual" => Mode {
+                nodelay: self.nodelay != 0,
+                // As kcp-go clamps it.
+                interval: Duration::from_millis(self.interval.clamp(10, 5_000)),
+                resend: self.resend,
+                no_congestion_window: self.nc != 0,
+            },
+            other => {
+                let modes = "it can be fast3, fast2, fast, normal, manual";
+                return Err(usage(format!("--mode: there is no mode `{other}`; {modes}")));
+            }
+        })
+    }
+
+    fn congestion(&self) -> Result<Congestion, Failure> {
+        match self.congestion.as_str() {
+            "none" => Ok(Congestion::None),
+            "bbr" => Ok(Congestion::Bbr),
+            other => Err(usage(format!("--congestion: `{other}` is neither `none` nor `bbr`"))),
+        }
+    }
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::Usage(message.into())
+}
+
+fn in_range<T: Copy + PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, Failure> {
+    if value < least || value > most {
+        return Err(usage(format!("{name}: {value} is not between {least} and {most}")));
+    }
+    Ok(value)
+}
+
+/// `HOST:PORT`, or `:PORT` for every address of this machine.
+///
+/// # Errors
+/// [`Failure::Usage`]: it is neither.
+pub(super) fn host_and_port<'a>(name: &str, address: &'a str) -> Result<(&'a str, u16), Failure> {
+    let parts = address.rsplit_once(':');
+    let Some((host, port)) = parts else {
+        return Err(usage(format!("{name}: `{address}` has no port; it should be HOST:PORT or :PORT")));
+    };
+    if port.contains('-') {
+        return Err(usage(format!("{name}: `{address}` is a range of ports, and only one is supported")));
+    }
+    let port = port.parse().map_err(|_| usage(format!("{name}: `{port}` is not a port")))?;
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
+/// An address to listen on.
+///
+/// # Errors
+/// [`Failure::Usage`]: it is none of this machine's.
+pub(super) fn to_listen_on(name: &str, address: &str) -> Result<std::net::SocketAddr, Failure> {
+    let (host, port) = host_and_port(name, address)?;
+    if host.is_empty() {
+        return Ok((std::net::Ipv6Addr::UNSPECIFIED, port).into());
+    }
+    let mut found = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
+        .map_err(|error| usage(format!("{name}: cannot find `{host}`: {error}")))?;
+    found.next().ok_or_else(|| usage(format!("{name}: `{host}` has no address")))
+}
+
+/// Go's flags may have one dash where others have two: `-mode fast2`. Gives them the second one.
+pub(crate) fn with_two_dashes(
+    arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> Vec<std::ffi::OsString> {
+    let long = |argument: &str| {
+        let name = argument.strip_prefix('-').and_then(|name| name.split('=').next());
+        name.is_some_and(|name| name.len() > 1 && name.chars().all(|letter| letter.is_ascii_lowercase()))
+    };
+    arguments
+        .map(|argument| match argument.to_str() {
+            Some(text) if long(text) => format!("-{text}").into(),
+            _ => argument,
+        })
+        .collect()
+}
