@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::places::Way;
+
 /// A peer's place in [`Config::peers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PeerId(pub u32);
@@ -59,6 +61,8 @@ pub struct PeerConfig {
     pub protocol: Protocol,
     /// Where to reach it; `None` for a peer that calls us.
     pub endpoint: Option<SocketAddr>,
+    /// How to reach it there, best first. A WireGuard peer knows UDP only.
+    pub ways: Vec<Way>,
     /// The inner addresses it may send from, and that are routed to it.
     pub allowed_ips: Vec<IpNet>,
     /// Send something at least this often.

@@ -1,9 +1,9 @@
 //! What passes between the workers, the node and the program.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use packet::Buf;
+use packet::{Buf, Endpoint};
 
 use crate::config::PeerId;
 pub use crate::inner::ProbeReply;
@@ -14,7 +14,7 @@ pub enum Event {
     /// A message that is not data.
     Handshake {
         /// Who sent it, unverified.
-        from: SocketAddr,
+        from: Endpoint,
         /// Which of our addresses it was sent to, if that is known.
         local: Option<IpAddr>,
         /// The message.
@@ -39,7 +39,7 @@ pub enum Event {
         /// The peer.
         peer: PeerId,
         /// Where it is now.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
         /// Which of our addresses it uses, if that is known.
         local: Option<IpAddr>,
     },
@@ -63,7 +63,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Datagram {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: Endpoint,
     /// From which of our addresses; `None` for whichever the operating system chooses.
     pub source: Option<IpAddr>,
     /// The bytes.
@@ -81,8 +81,18 @@ pub enum Action {
         /// Whose path it is.
         peer: PeerId,
         /// Where the peer is.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
     },
+    /// The endpoint, of a carrier with connections or flows, is about to be sent to: open one if there is none. What is sent
+    /// there before it is open may be lost.
+    Dial {
+        /// Whose endpoint it is.
+        peer: PeerId,
+        /// Where to.
+        endpoint: Endpoint,
+    },
+    /// The endpoint is not one of the peer's any more.
+    HangUp(Endpoint),
     /// A ping was answered, or was given up.
     Pong(Pong),
     /// Something happened that a person may want to read.
@@ -109,7 +119,7 @@ pub enum Notice {
         /// The peer.
         peer: PeerId,
         /// Where it is.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
         /// How long the handshake took; `None` on the answering side.
         handshake: Option<Duration>,
         /// Whether it is safe against a quantum computer.
@@ -125,7 +135,7 @@ pub enum Notice {
         /// The peer.
         peer: PeerId,
         /// Where it is now.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
     },
     /// A handshake was given up.
     HandshakeFailed {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use carrier::Carrier;
+use carrier::{Carrier, overhead};
 use handshake::{HEADER_LEN, Protocol, TAG_LEN};
 
 use crate::inner::CONTENT_LEN;
@@ -46,26 +46,27 @@ impl Framing {
     }
 }
 
-/// The largest inner packet, in bytes, that reaches `to` in one datagram on a path that passes IP packets of `path_mtu`
+/// The largest inner packet, in bytes, that reaches `to` in one datagram of `carrier` on a path that passes IP packets of `path_mtu`
 /// bytes.
 ///
 /// ```
+/// use carrier::Carrier;
 /// use handshake::Protocol;
 /// use node::packet_max;
 ///
 /// let to = "192.0.2.1".parse().expect("an address");
-/// assert_eq!(packet_max(Protocol::ShadowMesh, to, 1_500), 1_500 - 20 - 8 - 33);
-/// assert_eq!(packet_max(Protocol::WireGuard, to, 1_500), 1_440);
+/// assert_eq!(packet_max(Protocol::ShadowMesh, Carrier::Udp, to, 1_500), 1_500 - 20 - 8 - 33);
+/// assert_eq!(packet_max(Protocol::WireGuard, Carrier::Udp, to, 1_500), 1_440);
 /// ```
-pub fn packet_max(protocol: Protocol, to: IpAddr, path_mtu: u16) -> u16 {
-    let datagram = path_mtu.saturating_sub(Carrier::Udp.overhead(to));
+pub fn packet_max(protocol: Protocol, carrier: Carrier, to: IpAddr, path_mtu: u16) -> u16 {
+    let datagram = path_mtu.saturating_sub(overhead(carrier, to));
     Framing::of(protocol).packet_max(datagram.into()) as u16
 }
 
 /// Bytes of the outer IP packet in which an inner packet of `len` bytes reaches `to`; 65,535 when it is more.
-pub(crate) fn outer_len(protocol: Protocol, to: IpAddr, len: u16) -> u16 {
+pub(crate) fn outer_len(protocol: Protocol, carrier: Carrier, to: IpAddr, len: u16) -> u16 {
     let sealed = Framing::of(protocol).sealed_len(len.into());
-    u16::try_from(sealed).unwrap_or(u16::MAX).saturating_add(Carrier::Udp.overhead(to))
+    u16::try_from(sealed).unwrap_or(u16::MAX).saturating_add(overhead(carrier, to))
 }
 
 #[cfg(test)]
@@ -75,12 +76,12 @@ mod tests {
     #[test]
     fn the_largest_packet_fits_and_one_byte_more_does_not() {
         for protocol in [Protocol::ShadowMesh, Protocol::WireGuard] {
-            for to in ["192.0.2.1", "2001:db8::1"] {
-                let to = to.parse().unwrap();
+            let to = ["192.0.2.1", "2001:db8::1"].map(|to| to.parse().unwrap());
+            for (carrier, to) in Carrier::ALL.into_iter().flat_map(|carrier| to.map(|to| (carrier, to))) {
                 for path in 1_280..1_501 {
-                    let fits = packet_max(protocol, to, path);
-                    assert!(outer_len(protocol, to, fits) <= path);
-                    assert!(outer_len(protocol, to, fits + 1) > path);
+                    let fits = packet_max(protocol, carrier, to, path);
+                    assert!(outer_len(protocol, carrier, to, fits) <= path);
+                    assert!(outer_len(protocol, carrier, to, fits + 1) > path);
                 }
             }
         }
@@ -88,6 +89,6 @@ mod tests {
 
     #[test]
     fn a_path_too_narrow_for_anything_has_room_for_nothing() {
-        assert_eq!(packet_max(Protocol::ShadowMesh, "2001:db8::1".parse().unwrap(), 60), 0);
+        assert_eq!(packet_max(Protocol::ShadowMesh, Carrier::Udp, "2001:db8::1".parse().unwrap(), 60), 0);
     }
 }

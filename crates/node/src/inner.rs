@@ -12,7 +12,9 @@
 //!  Control  kind  id     datagrams received  bytes received  receiver's clock, µs
 //! ```
 //!
-//! The request carries zeros where the answer carries figures, and any amount of padding: an answer is never larger.
+//! The request carries zeros where the answer carries figures, and any amount of padding: an answer is never larger. A
+//! *trial* asks by a place that is not in use whether the peer can be reached there; unlike everything else that is
+//! authentic it moves no path, and neither does its answer: who asked decides.
 //!
 //! A part of an IP packet that is larger than the path, its total length little-endian:
 //!
@@ -122,8 +124,15 @@ impl Part {
 /// A probe or its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Control {
-    ProbeRequest { id: u64 },
+    ProbeRequest {
+        id: u64,
+    },
     ProbeReply(ProbeReply),
+    /// A probe by a place that is not in use: it moves no path and counts nowhere, nor does its answer.
+    TrialRequest {
+        id: u64,
+    },
+    TrialReply(ProbeReply),
 }
 
 /// The answer to a probe: what the far side has received from us when the probe reached it.
@@ -137,6 +146,8 @@ pub struct ProbeReply {
 
 const KIND_REQUEST: u8 = 1;
 const KIND_REPLY: u8 = 2;
+const KIND_TRIAL_REQUEST: u8 = 3;
+const KIND_TRIAL_REPLY: u8 = 4;
 
 impl Control {
     /// Bytes of the shortest probe, content type included.
@@ -146,16 +157,22 @@ impl Control {
     pub(crate) fn parse(plaintext: &[u8]) -> Option<Self> {
         let fixed: &[u8; Self::LEN] = plaintext.first_chunk()?;
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fixed[at + i]));
+        let id = word(2);
+        let reply = ProbeReply { id, datagrams: word(10), bytes: word(18), clock_us: word(26) };
         match fixed[1] {
-            KIND_REQUEST => Some(Self::ProbeRequest { id: word(2) }),
-            KIND_REPLY => Some(Self::ProbeReply(ProbeReply {
-                id: word(2),
-                datagrams: word(10),
-                bytes: word(18),
-                clock_us: word(26),
-            })),
+            KIND_REQUEST => Some(Self::ProbeRequest { id }),
+            KIND_REPLY => Some(Self::ProbeReply(reply)),
+            KIND_TRIAL_REQUEST => Some(Self::TrialRequest { id }),
+            KIND_TRIAL_REPLY => Some(Self::TrialReply(reply)),
             _ => None,
         }
+    }
+
+    /// Whether a plaintext is a trial or the answer to one, if it is sound at all.
+    #[inline]
+    pub(crate) fn is_trial(plaintext: &[u8]) -> bool {
+        const CONTROL: u8 = Content::Control as u8;
+        matches!(plaintext, [CONTROL, KIND_TRIAL_REQUEST | KIND_TRIAL_REPLY, ..])
     }
 
     /// The plaintext, content type included.
@@ -163,6 +180,8 @@ impl Control {
         let (kind, words) = match self {
             Self::ProbeRequest { id } => (KIND_REQUEST, [id, 0, 0, 0]),
             Self::ProbeReply(r) => (KIND_REPLY, [r.id, r.datagrams, r.bytes, r.clock_us]),
+            Self::TrialRequest { id } => (KIND_TRIAL_REQUEST, [id, 0, 0, 0]),
+            Self::TrialReply(r) => (KIND_TRIAL_REPLY, [r.id, r.datagrams, r.bytes, r.clock_us]),
         };
         let mut bytes = [0; Self::LEN];
         bytes[0] = Content::Control as u8;
@@ -180,9 +199,13 @@ mod tests {
 
     #[test]
     fn probes_survive_the_wire() {
-        let reply = Control::ProbeReply(ProbeReply { id: 1, datagrams: 2, bytes: 3, clock_us: u64::MAX });
-        for control in [Control::ProbeRequest { id: 7 }, reply] {
-            assert_eq!(Control::parse(&control.to_bytes()), Some(control));
+        let reply = ProbeReply { id: 1, datagrams: 2, bytes: 3, clock_us: u64::MAX };
+        let probes = [Control::ProbeRequest { id: 7 }, Control::ProbeReply(reply)];
+        let trials = [Control::TrialRequest { id: 7 }, Control::TrialReply(reply)];
+        for control in probes.into_iter().chain(trials) {
+            let bytes = control.to_bytes();
+            assert_eq!(Control::parse(&bytes), Some(control));
+            assert_eq!(Control::is_trial(&bytes), trials.contains(&control));
         }
     }
 

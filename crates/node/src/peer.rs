@@ -1,15 +1,16 @@
 //! The slow path's view of one peer: its sessions, the handshake in progress, what its path is like.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use carrier::PathMtu;
+use carrier::{Endpoint, PathMtu};
 use handshake::{CookieJar, IncomingPart1, Initiation, PeerKeys, Session, Timestamp, limits};
 use ipnet::IpNet;
 
+use crate::places::Places;
 use crate::table::PeerState;
 
 /// Probes sent and not yet answered or given up; older ones give way.
@@ -27,7 +28,10 @@ pub(crate) struct Peer {
     pub(crate) keys: PeerKeys,
     pub(crate) allowed_ips: Vec<IpNet>,
     pub(crate) keepalive: Option<Duration>,
-    pub(crate) endpoint: Option<SocketAddr>,
+    /// Where it is: what is sent to it goes there.
+    pub(crate) endpoint: Option<Endpoint>,
+    /// Where else it may be.
+    pub(crate) places: Places,
     /// Which of our addresses the peer uses, if it came to us: what we send it leaves from there, or a NAT or firewall on
     /// its side might not let it in. `None` where the operating system may choose.
     pub(crate) local: Option<IpAddr>,
@@ -68,6 +72,9 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) initiation: Initiation,
+    pub(crate) to: Endpoint,
+    /// It went elsewhere than the peer was thought to be: an answer tells that it is there.
+    pub(crate) elsewhere: bool,
     pub(crate) sent_at: Instant,
     pub(crate) retry_at: Instant,
     pub(crate) tries: u32,
@@ -86,6 +93,8 @@ pub(crate) struct Outstanding {
     /// The datagrams that had been sent before it.
     pub(crate) tx_datagrams: u64,
     pub(crate) purpose: Purpose,
+    /// Where it went.
+    pub(crate) to: Endpoint,
 }
 
 /// What a probe is for.
@@ -98,6 +107,8 @@ pub(crate) enum Purpose {
     Path { confirms: Option<(u64, u16)> },
     /// Whether an outer packet of so many bytes passes.
     Mtu(u16),
+    /// Whether the peer can be reached at another place.
+    Trial,
 }
 
 impl Outstanding {
@@ -105,7 +116,7 @@ impl Outstanding {
     pub(crate) fn ping(&self) -> Option<u64> {
         match self.purpose {
             Purpose::Ping { id, .. } => Some(id),
-            Purpose::Path { .. } | Purpose::Mtu(_) => None,
+            Purpose::Path { .. } | Purpose::Mtu(_) | Purpose::Trial => None,
         }
     }
 }
@@ -115,6 +126,8 @@ impl Outstanding {
 pub(crate) struct Path {
     pub(crate) outstanding: VecDeque<Outstanding>,
     pub(crate) next_probe: Option<Instant>,
+    /// When the latest probe was sent that was answered.
+    answered_until: Option<Instant>,
     pub(crate) rtt: Option<Duration>,
     pub(crate) loss: Option<f64>,
     pub(crate) rate_bps: Option<f64>,
@@ -144,8 +157,26 @@ fn smooth(old: Option<f64>, sample: f64) -> f64 {
 }
 
 impl Path {
+    /// When the oldest probe was sent that `place` has not answered, nor a later one. One for the path's MTU may be too large
+    /// to be.
+    pub(crate) fn unanswered(&self, place: Endpoint) -> Option<Instant> {
+        let here = self.outstanding.iter().filter(|probe| {
+            probe.to == place
+                && self.answered_until.is_none_or(|until| probe.sent_at > until)
+                && matches!(probe.purpose, Purpose::Path { .. } | Purpose::Ping { .. })
+        });
+        here.map(|probe| probe.sent_at).min()
+    }
+
+    /// The path is another one, and nothing is known of it.
+    pub(crate) fn moved(&mut self) {
+        self.outstanding.retain(|probe| probe.ping().is_some());
+        *self = Self { outstanding: std::mem::take(&mut self.outstanding), ..Self::default() };
+    }
+
     /// Takes the answer to `probe`, which arrived at `at`.
     pub(crate) fn answered(&mut self, probe: &Outstanding, at: Instant, reply: &crate::inner::ProbeReply) {
+        self.answered_until = self.answered_until.max(Some(probe.sent_at));
         let sample = at.saturating_duration_since(probe.sent_at);
         self.rtt = Some(match self.rtt {
             None => sample,

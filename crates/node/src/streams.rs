@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use handshake::{HEADER_LEN, Protocol, TAG_LEN, limits};
-use packet::{Ecn, Link, MAX_DATAGRAM, Transmit};
+use packet::{Ecn, Endpoint, Link, MAX_DATAGRAM, Transmit, Via};
 
 use crate::config::PeerId;
 use crate::drops::{DropReason, Drops};
@@ -50,7 +50,7 @@ pub enum Sent {
 #[derive(Clone, Debug)]
 struct Train {
     peer: PeerId,
-    to: SocketAddr,
+    to: Endpoint,
     /// Which of our addresses it leaves from, if that matters.
     source: Option<IpAddr>,
     segment_size: usize,
@@ -208,12 +208,13 @@ impl StreamPort {
         self.retry_at = None;
         while let Some(train) = self.held.front_mut() {
             let transmit = Transmit {
-                to: train.to,
+                to: train.to.address,
                 ecn: Ecn::NotEct,
                 segment_size: train.segment_size.min(train.range.len()),
                 contents: &self.train[train.range.clone()],
             };
-            match link.send_from(train.source, &transmit) {
+            let via = Via { carrier: train.to.carrier, source: train.source };
+            match link.send_via(via, &transmit) {
                 Ok(taken) => train.range.start += taken,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Sent::Blocked,
                 Err(error) if error.kind() == ErrorKind::OutOfMemory => {

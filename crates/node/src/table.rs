@@ -1,12 +1,13 @@
 //! What the node publishes and the workers read: one immutable table, replaced whole.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use handshake::{Protocol, Session};
+use packet::Endpoint;
 
 use crate::config::PeerId;
 use crate::drops::Drops;
@@ -27,7 +28,7 @@ pub(crate) struct Table {
 pub(crate) struct PeerRow {
     pub(crate) state: Arc<PeerState>,
     pub(crate) protocol: Protocol,
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<Endpoint>,
     /// Which of our addresses to send from; `None` for whichever the operating system chooses.
     pub(crate) local: Option<IpAddr>,
     /// The session to send on.

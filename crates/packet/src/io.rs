@@ -3,6 +3,8 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 
+use crate::carrier::Carrier;
+
 /// One queue of a TUN device.
 ///
 /// Every packet is preceded by [`VnetHeader::LEN`](crate::VnetHeader::LEN) bytes of virtio-net header, in both
@@ -62,6 +64,15 @@ pub struct Transmit<'a> {
     pub contents: &'a [u8],
 }
 
+/// How a train leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Via {
+    /// What it travels in.
+    pub carrier: Carrier,
+    /// From which address of this machine; `None` for whichever the operating system chooses.
+    pub source: Option<IpAddr>,
+}
+
 /// Room for one received datagram, or for one train of datagrams that the kernel has put together (UDP GRO).
 #[derive(Debug)]
 pub struct RecvSlot {
@@ -71,6 +82,8 @@ pub struct RecvSlot {
     pub len: usize,
     /// Bytes a datagram in a train; `len` for a single datagram. Never 0 when `len` is not.
     pub segment_size: usize,
+    /// What it came in; a link of one carrier takes no notice.
+    pub carrier: Carrier,
     /// Who sent it. IPv4 addresses arrive as IPv4, never as IPv4-mapped IPv6.
     pub from: SocketAddr,
     /// Which of our addresses it was sent to, where the link has several and knows.
@@ -86,6 +99,7 @@ impl RecvSlot {
             buf: vec![0; capacity].into_boxed_slice(),
             len: 0,
             segment_size: 0,
+            carrier: Carrier::Udp,
             from: SocketAddr::from(([0, 0, 0, 0], 0)),
             to: None,
             ecn: Ecn::NotEct,
@@ -105,12 +119,12 @@ pub trait Link {
     /// be reached now.
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize>;
 
-    /// As [`send`](Self::send), from the address `source` of this machine if it is one and the link can choose.
+    /// As [`send`](Self::send), by the carrier and from the address that `via` names, as far as the link can choose.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
-    fn send_from(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
-        let _ = source;
+    /// As [`send`](Self::send); `Unsupported` for a carrier that the link has not.
+    fn send_via(&mut self, via: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let _ = via;
         self.send(transmit)
     }
 

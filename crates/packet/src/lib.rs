@@ -44,6 +44,7 @@
 //!
 //! The crate does no I/O, reads no clock and holds no `unsafe` code.
 
+mod carrier;
 pub mod checksum;
 pub mod coalesce;
 pub mod icmp;
@@ -53,8 +54,9 @@ mod pool;
 pub mod segment;
 mod vnet;
 
+pub use carrier::{Carrier, Endpoint, UnknownCarrier};
 pub use coalesce::{CoalesceLimits, Group};
-pub use io::{Ecn, Link, RecvSlot, Transmit, Tun};
+pub use io::{Ecn, Link, RecvSlot, Transmit, Tun, Via};
 pub use ip::{InvalidPacket, Ip};
 pub use pool::{Buf, Class, ClassUse, Pool, PoolConfig};
 pub use segment::{InvalidSuperPacket, SuperPacket};

@@ -1,13 +1,14 @@
-//! A UDP socket without a kernel: a send buffer that drains at the uplink's rate, and a receive buffer.
+//! A socket of any carrier without a kernel: a send buffer that drains at the uplink's rate, and a receive buffer.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use packet::{Ecn, Link, RecvSlot, Transmit};
+use carrier::overhead;
+use packet::{Carrier, Ecn, Link, RecvSlot, Transmit, Via};
 
-use crate::network::{bytes_in, outer_headers, time_for};
+use crate::network::{bytes_in, time_for};
 
 /// Bytes a socket holds for a reader that is slow.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
@@ -35,6 +36,7 @@ impl Default for Uplink {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) leaves_at: Duration,
+    pub(crate) carrier: Carrier,
     /// The address that was asked for, if it is one of the machine's.
     pub(crate) source: Option<IpAddr>,
     pub(crate) to: SocketAddr,
@@ -45,6 +47,7 @@ pub(crate) struct Outgoing {
 /// Datagrams that the kernel would hand over in one go.
 #[derive(Clone, Debug)]
 pub(crate) struct Train {
+    pub(crate) carrier: Carrier,
     pub(crate) from: SocketAddr,
     pub(crate) to: IpAddr,
     pub(crate) ecn: Ecn,
@@ -54,7 +57,12 @@ pub(crate) struct Train {
 
 impl Train {
     pub(crate) fn new(from: SocketAddr, to: IpAddr, ecn: Ecn, bytes: Vec<u8>) -> Self {
-        Self { from, to, ecn, segment_size: bytes.len(), bytes }
+        Self { carrier: Carrier::Udp, from, to, ecn, segment_size: bytes.len(), bytes }
+    }
+
+    /// As it came by another carrier.
+    pub(crate) fn by(self, carrier: Carrier) -> Self {
+        Self { carrier, ..self }
     }
 
     /// Appends a datagram as UDP GRO would: same sender and receiver, same ECN bits, as long as the first or, then last, shorter.
@@ -143,13 +151,13 @@ impl SimLink {
 
 impl Link for SimLink {
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
-        self.send_from(None, transmit)
+        self.send_via(Via::default(), transmit)
     }
 
-    fn send_from(&mut self, source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
-        let source = source.filter(|source| self.addresses.contains(source));
+    fn send_via(&mut self, via: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let source = via.source.filter(|source| self.addresses.contains(source));
         self.check_destination(transmit.to.ip())?;
-        let headers = outer_headers(transmit.to.ip());
+        let headers = usize::from(overhead(via.carrier, transmit.to.ip()));
         let size = transmit.segment_size;
         if size == 0 || size + headers > self.uplink.mtu || transmit.contents.len() > packet::MAX_DATAGRAM {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -173,6 +181,7 @@ impl Link for SimLink {
             taken += bytes.len();
             self.outbox.push(Outgoing {
                 leaves_at,
+                carrier: via.carrier,
                 source,
                 to: transmit.to,
                 ecn: transmit.ecn,
@@ -194,6 +203,7 @@ impl Link for SimLink {
             slot.len = train.bytes.len().min(slot.buf.len());
             slot.buf[..slot.len].copy_from_slice(&train.bytes[..slot.len]);
             slot.segment_size = train.segment_size.min(slot.len);
+            slot.carrier = train.carrier;
             slot.from = train.from;
             slot.to = Some(train.to);
             slot.ecn = train.ecn;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
 use ipnet::IpNet;
-use node::{Action, Config, Node, NodeStatus, PeerConfig, PeerId, Ready, Worker};
+use node::{Action, Config, Node, NodeStatus, PeerConfig, PeerId, Ready, Way, Worker};
 use packet::coalesce::CoalesceLimits;
-use packet::{Ecn, Link, PoolConfig, Transmit};
+use packet::{Carrier, Ecn, Link, PoolConfig, Transmit, Via};
 
 use crate::dice::Dice;
 use crate::link::{Outgoing, SimLink, Train, Uplink};
@@ -73,6 +73,8 @@ pub struct PeerOptions {
     pub endpoints: (bool, bool),
     /// Whether endpoints are host names, which always resolve to the peer's present address.
     pub host_names: bool,
+    /// What may carry their datagrams, best first. Connections are not simulated: whatever is sent arrives.
+    pub carriers: Vec<Carrier>,
     /// Send something at least this often, both ways.
     pub keepalive: Option<Duration>,
 }
@@ -84,6 +86,7 @@ impl Default for PeerOptions {
             preshared_key: false,
             endpoints: (true, true),
             host_names: false,
+            carriers: vec![Carrier::Udp],
             keepalive: None,
         }
     }
@@ -99,6 +102,7 @@ pub(crate) struct Peer {
 /// A datagram that has reached a machine.
 #[derive(Debug)]
 pub(crate) struct Arrival {
+    pub(crate) carrier: Carrier,
     pub(crate) from: SocketAddr,
     /// Which of the machine's addresses it was sent to.
     pub(crate) to: IpAddr,
@@ -274,11 +278,13 @@ impl Machine {
             [4 | 20, lane, ..] => lane,
             _ => 0,
         };
-        for Arrival { from, to, ecn, bytes } in datagrams {
-            let same_hop_limit = |last: &&mut Train| hop_limit_of(&last.bytes) == hop_limit_of(&bytes);
-            let last = trains.last_mut().filter(|_| gro).filter(same_hop_limit);
+        for Arrival { carrier, from, to, ecn, bytes } in datagrams {
+            let alike = |last: &&mut Train| {
+                last.carrier == carrier && hop_limit_of(&last.bytes) == hop_limit_of(&bytes)
+            };
+            let last = trains.last_mut().filter(|_| gro).filter(alike);
             if !last.is_some_and(|last| last.try_append(from, to, ecn, &bytes)) {
-                trains.push(Train::new(from, to, ecn, bytes));
+                trains.push(Train::new(from, to, ecn, bytes).by(carrier));
             }
         }
         let mut refused = 0;
@@ -439,11 +445,12 @@ impl Running {
     fn drain_node(&mut self, at: Instant, now: Duration, output: &mut Output) {
         while let Some(datagram) = self.node.poll_transmit() {
             let contents = &datagram.contents[..];
+            let to = datagram.to;
             let transmit =
-                Transmit { to: datagram.to, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
+                Transmit { to: to.address, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
             self.links[0].now = now;
             // Best effort: the node sends again what matters.
-            let _ = self.links[0].send_from(datagram.source, &transmit);
+            let _ = self.links[0].send_via(Via { carrier: to.carrier, source: datagram.source }, &transmit);
         }
         output.sent.extend(self.links[0].take_sent());
         while let Some(action) = self.node.poll_action() {
@@ -486,6 +493,7 @@ pub(crate) fn introduce(
             preshared_key: preshared_key.clone(),
             protocol: options.protocol,
             endpoint: if knows_endpoint { other.endpoint(version) } else { None },
+            ways: options.carriers.iter().map(|&carrier| Way { carrier, port: None }).collect(),
             allowed_ips,
             keepalive: options.keepalive,
         },

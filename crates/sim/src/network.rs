@@ -126,19 +126,19 @@ impl Network {
         })
     }
 
-    /// Decides the fate of one datagram that leaves `from` at `now`.
+    /// Decides the fate of one datagram that leaves `from` at `now`, with so many bytes of outer headers.
     pub(crate) fn carry(
         &mut self,
         now: Duration,
-        from: IpAddr,
-        to: IpAddr,
+        (from, to): (IpAddr, IpAddr),
+        headers: usize,
         mut bytes: Vec<u8>,
         mut ecn: Ecn,
         dice: &mut Dice,
     ) -> Fate {
         let path = self.path(from, to);
         let config = path.config;
-        let size = bytes.len() + outer_headers(to);
+        let size = bytes.len() + headers;
         if size > config.mtu {
             return Fate::Lost("lost: larger than the path");
         }
@@ -182,11 +182,6 @@ impl Network {
     }
 }
 
-/// Bytes of IP and UDP header before a datagram to that address.
-pub(crate) fn outer_headers(to: IpAddr) -> usize {
-    if to.is_ipv4() { 28 } else { 48 }
-}
-
 /// How long `bytes` take at `rate_bps`, rounded up to a nanosecond.
 pub(crate) fn time_for(bytes: usize, rate_bps: u64) -> Duration {
     Duration::from_nanos((bytes as u64 * 8_000_000_000).div_ceil(rate_bps.max(1)))
@@ -210,7 +205,7 @@ mod tests {
         network.set(A, B, config);
         let mut dice = Dice::new(1);
         (0..count)
-            .map(|i| network.carry(gap * i as u32, A, B, vec![i as u8; 972], Ecn::Ect0, &mut dice))
+            .map(|i| network.carry(gap * i as u32, (A, B), 28, vec![i as u8; 972], Ecn::Ect0, &mut dice))
             .collect()
     }
 

@@ -258,6 +258,17 @@ impl World {
         }
     }
 
+    /// Tells a node where on its local network a peer might be, as Multicast DNS does.
+    pub fn offer_endpoint(&mut self, node: NodeId, peer: NodeId, endpoint: SocketAddr) {
+        self.start_all();
+        self.trust(node, endpoint);
+        let (at, id) = (self.clock(node), self.machines[node.0].peer_id(peer));
+        if let (Some(id), Some(running)) = (id, self.machines[node.0].node_mut()) {
+            running.offer_endpoint(at, id, endpoint);
+            self.drive(node);
+        }
+    }
+
     /// Changes a machine's own connection.
     pub fn set_uplink(&mut self, node: NodeId, uplink: Uplink) {
         self.start_all();

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use handshake::PresharedKey;
-use node::{Action, Notice, Pong};
-use packet::{Ecn, VnetHeader};
+use node::{Action, Notice, Pong, Way};
+use packet::{Carrier, Ecn, VnetHeader};
 
 use self::wire::Filter;
 pub use self::wire::{Captured, NetworkCounts, Passing};
@@ -50,7 +50,7 @@ pub struct Received {
 type Call = Box<dyn FnOnce(&mut World)>;
 
 enum Event {
-    Arrive { from: SocketAddr, to: SocketAddr, ecn: Ecn, bytes: Vec<u8>, genuine: bool },
+    Arrive { carrier: Carrier, from: SocketAddr, to: SocketAddr, ecn: Ecn, bytes: Vec<u8>, genuine: bool },
     Wake(usize),
     Writable(usize, usize),
     Generate(FlowId, Load),
@@ -192,6 +192,15 @@ impl World {
         machine::introduce(right, left, a, how, &key, how.endpoints.1);
     }
 
+    /// Gives a node its own opinion of the carriers to a peer, best first. Only before it starts.
+    pub fn prefer(&mut self, node: NodeId, peer: NodeId, carriers: &[Carrier]) {
+        let machine = &mut self.machines[node.0];
+        assert!(!machine.is_started());
+        for known in machine.peers.iter_mut().filter(|known| known.id == peer) {
+            known.config.ways = carriers.iter().map(|&carrier| Way { carrier, port: None }).collect();
+        }
+    }
+
     /// The seed.
     pub fn seed(&self) -> u64 {
         self.seed
@@ -306,9 +315,9 @@ impl World {
                 self.fail("more events than any scenario needs");
             }
             match entry.remove() {
-                Event::Arrive { from, to, ecn, bytes, genuine } => {
+                Event::Arrive { carrier, from, to, ecn, bytes, genuine } => {
                     if let Some((id, to)) = self.arrive(from, to, &bytes, genuine) {
-                        arrived.entry(id.0).or_default().push(Arrival { from, to, ecn, bytes });
+                        arrived.entry(id.0).or_default().push(Arrival { carrier, from, to, ecn, bytes });
                     }
                 }
                 Event::Wake(i) => {
@@ -403,7 +412,8 @@ impl World {
                 self.trace.push(self.now, name, "", 0, notice_name(&notice));
                 self.notices.entry(id).or_default().push((self.now, notice));
             }
-            Action::AskPathMtu { .. } => {} // the machine has answered
+            // The machine has answered; there is nothing to open.
+            Action::AskPathMtu { .. } | Action::Dial { .. } | Action::HangUp(_) => {}
             Action::Resolve(peer) => {
                 let peer = self.machines[id.0].peers[peer.0 as usize].clone();
                 let name = &self.machines[id.0].spec.name;

@@ -1,9 +1,10 @@
 //! Handshake messages in and out, and what becomes of the sessions they make.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use carrier::Endpoint;
 use handshake::{
     HandshakeError, Incoming, IncomingPart1, Initiation, InitiationOptions, MessageKind, Protocol, PublicKey,
     Session, Timestamp, classify, limits, receiver_index,
@@ -28,6 +29,8 @@ const RETRY_AFTER: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), limits::REKEY_TIMEOUT];
 /// Up to this much is added to each, so that peers do not keep step.
 const JITTER_MS: u32 = 333;
+/// A peer that something authentic came from so recently is where it was.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(2_500);
 /// After this many unanswered tries the host name is looked up again.
 const RESOLVE_AFTER: u32 = 2;
 
@@ -44,7 +47,12 @@ impl Node {
     fn send_initiation(&mut self, now: Instant, peer: PeerId, tries: u32, since: Instant) {
         self.abandon_attempt(peer);
         let protocol = self.peers[peer.0 as usize].keys.protocol();
-        let Some(to) = self.peers[peer.0 as usize].endpoint else { return };
+        let p = &self.peers[peer.0 as usize];
+        let alive = p.current.is_some()
+            && p.state.last_received.get(self.start).is_some_and(|at| now < at + SIGN_OF_LIFE);
+        let Some((to, turns)) = p.places.turn(tries, p.endpoint, alive) else { return };
+        let elsewhere = p.endpoint != Some(to);
+        self.dial(peer, to);
         let Some(local_index) = self.slots.allocate(peer, &mut self.rng) else { return };
         let timestamp = self.next_timestamp(now, protocol);
         let p = &mut self.peers[peer.0 as usize];
@@ -57,15 +65,18 @@ impl Node {
         };
         let (initiation, datagrams) = Initiation::start(&self.identity, &p.keys, options, &mut self.rng);
         for contents in datagrams.iter() {
-            self.transmits.push_back(Datagram { to, source: p.local, contents: contents.to_vec() });
+            let source = p.local.filter(|_| !elsewhere);
+            self.transmits.push_back(Datagram { to, source, contents: contents.to_vec() });
         }
         let patience = match protocol {
             Protocol::WireGuard => limits::REKEY_TIMEOUT,
-            Protocol::ShadowMesh => RETRY_AFTER[(tries as usize).min(RETRY_AFTER.len() - 1)],
+            Protocol::ShadowMesh => RETRY_AFTER[(turns as usize).min(RETRY_AFTER.len() - 1)],
         };
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % JITTER_MS));
         p.attempt = Some(Attempt {
             initiation,
+            to,
+            elsewhere,
             sent_at: now,
             retry_at: now + patience + jitter,
             tries: tries + 1,
@@ -84,8 +95,11 @@ impl Node {
             self.notice(Notice::HandshakeFailed { peer });
             return;
         }
-        // Perhaps the path is too narrow for a whole initiation, perhaps it merely lost one: take turns.
-        p.split = !p.split && p.keys.protocol() == Protocol::ShadowMesh;
+        // Perhaps the path is too narrow for a whole initiation, perhaps it merely lost one: take turns, each place for
+        // itself.
+        if (tries as usize).is_multiple_of(p.places.all().len().max(1)) {
+            p.split = !p.split && p.keys.protocol() == Protocol::ShadowMesh;
+        }
         // Perhaps our address is not the right one any more, although we still have it.
         self.stale |= p.local.take().is_some();
         if tries >= RESOLVE_AFTER {
@@ -131,12 +145,12 @@ impl Node {
         if !self.load.arrived(now) {
             return Ok(());
         }
-        if !self.cookies.verify_mac2(now, message, from) {
-            let reply = self.cookies.reply(now, message, from, &mut self.rng);
+        if !self.cookies.verify_mac2(now, message, from.address) {
+            let reply = self.cookies.reply(now, message, from.address, &mut self.rng);
             self.transmits.push_back(caller.answer(reply.to_vec()));
             return Err(DropReason::HandshakeNoCookie);
         }
-        if self.load.admit(now, from.ip()) { Ok(()) } else { Err(DropReason::HandshakeRate) }
+        if self.load.admit(now, from.address.ip()) { Ok(()) } else { Err(DropReason::HandshakeRate) }
     }
 
     /// Whether an authenticated initiation is news.
@@ -221,7 +235,7 @@ impl Node {
         self.handle_initiation(now, caller, incoming)
     }
 
-    fn handle_response(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+    fn handle_response(&mut self, now: Instant, from: Endpoint, message: &[u8]) -> Result<(), DropReason> {
         let peer = receiver_index(message)
             .and_then(|index| self.slots.owner(index))
             .ok_or(DropReason::HandshakeUnexpected)?;
@@ -235,11 +249,18 @@ impl Node {
         let session = Arc::new(made.map_err(reason)?);
         let took = now.saturating_duration_since(attempt.sent_at);
         p.handshake_took = Some(took);
+        let (to, elsewhere) = (attempt.to, attempt.elsewhere);
         p.attempt = None; // its slot is the session's now
-        // A response can be captured and sent on from elsewhere just as an initiation can: the path stays where we called.
-        let endpoint = p.endpoint.unwrap_or(from);
+        // A response can be captured and sent on from elsewhere just as an initiation can: the peer is where we called.
+        let mut endpoint = p.endpoint.unwrap_or(from);
         let done = p.switch_to(session);
         self.retire(&done);
+        if elsewhere {
+            endpoint = to;
+            self.peers[peer.0 as usize].local = None;
+            self.move_to(now, peer, to);
+            self.peers[peer.0 as usize].places.prove();
+        }
         self.established(now, peer, endpoint, Some(took));
         Ok(())
     }
@@ -279,7 +300,7 @@ impl Node {
     }
 
     /// A new session is in use.
-    fn established(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr, took: Option<Duration>) {
+    fn established(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint, took: Option<Duration>) {
         self.stale = true;
         let p = &mut self.peers[peer.0 as usize];
         p.unanswered_since = None;

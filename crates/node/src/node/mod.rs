@@ -3,16 +3,17 @@
 mod handshakes;
 mod load;
 mod mtu;
+mod paths;
 mod slots;
 mod timers;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use carrier::{Carrier, PathMtu};
+use carrier::{Carrier, Endpoint, PathMtu, overhead};
 use handshake::{
     CookieChecker, CookieJar, HEADER_LEN, Identity, LANES, PeerKeys, Protocol, PublicKey, Session, Suite,
     TAG_LEN, Timestamp, limits,
@@ -29,6 +30,7 @@ use crate::drops::{DropReason, Drops};
 use crate::event::{Action, Datagram, Event, Notice, Pong};
 use crate::inner::{Content, Control, ProbeReply};
 use crate::peer::{Outstanding, Path, Peer, Purpose, QUEUE_PACKETS};
+use crate::places::Places;
 use crate::routes::Routes;
 use crate::status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
 use crate::streams::StreamPort;
@@ -44,7 +46,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Whence a message that is not data came, and to which of our addresses.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
-    from: SocketAddr,
+    from: Endpoint,
     local: Option<IpAddr>,
 }
 
@@ -257,23 +259,6 @@ impl Node {
         self.settle(now);
     }
 
-    /// Sets a peer's endpoint, as after a look-up of its host name.
-    pub fn set_endpoint(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr) {
-        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        let begin = p.endpoint.is_none() && p.current.is_none();
-        if p.endpoint != Some(endpoint) {
-            p.endpoint = Some(endpoint);
-            p.local = None;
-            self.search_path_mtu(now, peer);
-            self.stale = true;
-        }
-        // An attempt under way goes on to the new place at its next try.
-        if begin {
-            self.begin_handshake(now, peer);
-        }
-        self.settle(now);
-    }
-
     /// The peer with that name or base64 public key.
     ///
     /// # Errors
@@ -328,65 +313,68 @@ impl Node {
         }
     }
 
-    /// A peer has authenticated itself from a new place, or to another address of ours.
-    fn roam(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr, local: Option<IpAddr>) {
-        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        self.stale |= std::mem::replace(&mut p.local, local) != local;
-        if p.endpoint == Some(endpoint) {
-            return;
-        }
-        let known = p.endpoint.replace(endpoint).is_some();
-        self.search_path_mtu(now, peer);
-        self.stale = true;
-        if known {
-            self.notice(Notice::Roamed { peer, endpoint });
-        }
-    }
-
     fn notice(&mut self, notice: Notice) {
         self.actions.push_back(Action::Notice(notice));
     }
 
-    /// Seals `plaintext` for a peer and sends it.
-    fn send_sealed(&mut self, now: Instant, peer: PeerId, plaintext: &[u8]) -> bool {
+    /// Seals `plaintext` for a peer and sends it to where the peer is, or to another of its places.
+    fn send_sealed(&mut self, now: Instant, peer: PeerId, place: Option<Endpoint>, plaintext: &[u8]) -> bool {
         let Some(p) = self.peers.get(peer.0 as usize) else { return false };
-        let (Some(session), Some(to)) = (&p.current, p.endpoint) else { return false };
+        let (Some(session), Some(to)) = (&p.current, place.or(p.endpoint)) else { return false };
         let sealer = session.sealer(0);
         let Ok(counter) = sealer.reserve(1) else { return false };
         let mut contents = vec![0; HEADER_LEN + plaintext.len() + TAG_LEN];
         contents[HEADER_LEN..][..plaintext.len()].copy_from_slice(plaintext);
         sealer.seal(counter, &mut contents);
         p.state.last_sent.set(self.start, now);
-        self.transmits.push_back(Datagram { to, source: p.local, contents });
+        let source = p.local.filter(|_| Some(to) == p.endpoint);
+        self.transmits.push_back(Datagram { to, source, contents });
         true
     }
 
     /// Sends nothing, but sealed: it confirms a session and keeps a path open.
     fn send_keepalive(&mut self, now: Instant, peer: PeerId) {
         match self.peers[peer.0 as usize].keys.protocol() {
-            Protocol::WireGuard => self.send_sealed(now, peer, &[]),
-            Protocol::ShadowMesh => self.send_sealed(now, peer, &[Content::Padding as u8]),
+            Protocol::WireGuard => self.send_sealed(now, peer, None, &[]),
+            Protocol::ShadowMesh => self.send_sealed(now, peer, None, &[Content::Padding as u8]),
         };
     }
 
-    /// Sends a probe. Returns its number, unless there is no session to send it in.
+    /// Sends a probe to where the peer is. Returns its number, unless there is no session to send it in.
     fn probe(&mut self, now: Instant, peer: PeerId, purpose: Purpose) -> Option<u64> {
+        self.probe_at(now, peer, purpose, None)
+    }
+
+    /// As [`probe`](Self::probe), by another of the peer's places: a trial.
+    fn probe_at(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        purpose: Purpose,
+        place: Option<Endpoint>,
+    ) -> Option<u64> {
         let id = self.next_id;
         self.next_id += 1;
         let p = &self.peers[peer.0 as usize];
-        let mut plaintext = Control::ProbeRequest { id }.to_bytes().to_vec();
-        if let (Purpose::Mtu(mtu), Some(endpoint)) = (purpose, p.endpoint) {
-            let outside = usize::from(Carrier::Udp.overhead(endpoint.ip())) + HEADER_LEN + TAG_LEN;
+        let to = place.or(p.endpoint)?;
+        let trial = Some(to) != p.endpoint;
+        let request = if trial { Control::TrialRequest { id } } else { Control::ProbeRequest { id } };
+        let mut plaintext = request.to_bytes().to_vec();
+        if let Purpose::Mtu(mtu) = purpose {
+            let outside = usize::from(overhead(to.carrier, to.address.ip())) + HEADER_LEN + TAG_LEN;
             plaintext.resize(usize::from(mtu).saturating_sub(outside).max(plaintext.len()), 0);
         }
         let deadline = match purpose {
             Purpose::Ping { deadline, .. } => deadline,
-            Purpose::Path { .. } | Purpose::Mtu(_) => now + PROBE_TIMEOUT,
+            Purpose::Path { .. } | Purpose::Mtu(_) | Purpose::Trial => now + PROBE_TIMEOUT,
         };
-        let probe = Outstanding { id, sent_at: now, deadline, tx_datagrams: p.tx_datagrams(), purpose };
-        let sent = self.send_sealed(now, peer, &plaintext);
+        let probe = Outstanding { id, sent_at: now, deadline, tx_datagrams: p.tx_datagrams(), purpose, to };
+        if trial {
+            self.dial(peer, to);
+        }
+        let sent = self.send_sealed(now, peer, Some(to), &plaintext);
         let p = &mut self.peers[peer.0 as usize];
-        if sent && !matches!(purpose, Purpose::Mtu(_)) {
+        if sent && !trial && !matches!(purpose, Purpose::Mtu(_)) {
             p.state.tx_datagrams.fetch_add(1, Relaxed);
         }
         let given_up = if sent { p.path.sent(probe) } else { Some(probe) };
@@ -400,9 +388,12 @@ impl Node {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         let Some(place) = p.path.outstanding.iter().position(|probe| probe.id == reply.id) else { return };
         let Some(probe) = p.path.outstanding.remove(place) else { return };
-        p.path.answered(&probe, at, reply);
-        p.unanswered_since = None;
-        self.stale |= p.size_queue(self.mtu);
+        if p.endpoint == Some(probe.to) {
+            p.places.prove();
+            p.path.answered(&probe, at, reply);
+            p.unanswered_since = None;
+            self.stale |= p.size_queue(self.mtu);
+        }
         match probe.purpose {
             Purpose::Ping { id, .. } => {
                 let rtt = Some(at.saturating_duration_since(probe.sent_at));
@@ -414,6 +405,7 @@ impl Node {
                 }
             }
             Purpose::Path { confirms: None } => {}
+            Purpose::Trial => self.trial_answered(at, peer, probe.to),
             Purpose::Mtu(size) => {
                 if p.path_mtu.handle_answer(size) {
                     self.fit(peer);
@@ -468,13 +460,16 @@ fn check_routes(peers: &[PeerConfig]) -> Result<Vec<(ipnet::IpNet, PeerId)>, Con
 fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Result<Peer, ConfigError> {
     let keys = PeerKeys::new(identity, peer.public_key, peer.preshared_key, peer.protocol)
         .map_err(|error| ConfigError::Key(peer.name.clone(), error))?;
-    let wanted = mtu::wanted(peer.protocol, peer.endpoint, mtu);
+    let places = Places::new(peer.ways, peer.endpoint);
+    let endpoint = places.all().first().copied();
+    let wanted = mtu::wanted(peer.protocol, endpoint, mtu);
     Ok(Peer {
         name: peer.name,
         keys,
         allowed_ips: peer.allowed_ips,
         keepalive: peer.keepalive,
-        endpoint: peer.endpoint,
+        endpoint,
+        places,
         local: None,
         state: Arc::new(PeerState::default()),
         current: None,
@@ -539,8 +534,8 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
         },
         post_quantum: session.is_some_and(Session::post_quantum),
         cipher: session.map(|session| session.suite().name().to_owned()),
-        endpoint: peer.endpoint,
-        carrier: Carrier::Udp.name().to_owned(),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.address),
+        carrier: peer.endpoint.map_or(Carrier::Udp, |endpoint| endpoint.carrier).name().to_owned(),
         allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
         connected: session.is_some(),
         latest_handshake_s: session

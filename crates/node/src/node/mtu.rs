@@ -1,8 +1,9 @@
 //! What each peer's path passes: the search for it, the watch over it, and what the workers are told.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+use carrier::{Carrier, Endpoint};
 use handshake::Protocol;
 
 use super::Node;
@@ -17,12 +18,14 @@ const ASK_AGAIN: Duration = Duration::from_mins(10);
 /// At least so much time lies between two questions, however many packets are refused meanwhile.
 const ASK_SPACING: Duration = Duration::from_secs(1);
 
-/// As if over IPv6, whose header is the longer one.
-const UNKNOWN: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// As if by UDP over IPv6, whose header is the longer one.
+const UNKNOWN: Endpoint =
+    Endpoint::udp(std::net::SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0));
 
 /// Bytes of the outer packet that carries an inner one of `mtu` bytes to a peer.
-pub(super) fn wanted(protocol: Protocol, endpoint: Option<SocketAddr>, mtu: u16) -> u16 {
-    outer_len(protocol, endpoint.map_or(UNKNOWN, |endpoint| endpoint.ip()), mtu)
+pub(super) fn wanted(protocol: Protocol, endpoint: Option<Endpoint>, mtu: u16) -> u16 {
+    let Endpoint { carrier, address } = endpoint.unwrap_or(UNKNOWN);
+    outer_len(protocol, carrier, address.ip(), mtu)
 }
 
 impl Node {
@@ -49,14 +52,16 @@ impl Node {
     /// Asks the program, when it is time, what the operating system knows of a path.
     pub(super) fn ask_path_mtu(&mut self, now: Instant, peer: PeerId) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        let Some(endpoint) = p.endpoint.filter(|_| now >= p.ask_path_mtu_at) else { return };
+        // A TCP connection cuts its stream as it likes: there is no size that it would refuse.
+        let asks = |place: &Endpoint| place.carrier != Carrier::Tcp && now >= p.ask_path_mtu_at;
+        let Some(endpoint) = p.endpoint.filter(asks) else { return };
         p.ask_path_mtu_at = now + ASK_AGAIN;
         self.actions.push_back(Action::AskPathMtu { peer, endpoint });
     }
 
     /// Tells how large an IP packet the operating system sends to a peer's `endpoint`, in bytes: the answer to
     /// [`Action::AskPathMtu`]. An answer about a place where the peer is no longer is ignored.
-    pub fn set_path_mtu(&mut self, now: Instant, peer: PeerId, endpoint: SocketAddr, mtu: u16) {
+    pub fn set_path_mtu(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint, mtu: u16) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         if p.endpoint == Some(endpoint) && p.path_mtu.set_ceiling(mtu, now) {
             self.fit(peer);
@@ -90,5 +95,6 @@ impl Node {
 /// The largest inner packet that goes to a peer in one piece.
 fn fitting(peer: &Peer, mtu: u16) -> u16 {
     let Some(endpoint) = peer.endpoint else { return mtu };
-    packet_max(peer.keys.protocol(), endpoint.ip(), peer.path_mtu.limit()).min(mtu)
+    let Endpoint { carrier, address } = endpoint;
+    packet_max(peer.keys.protocol(), carrier, address.ip(), peer.path_mtu.limit()).min(mtu)
 }

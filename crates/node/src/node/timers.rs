@@ -34,6 +34,7 @@ impl Node {
             let peer = PeerId(index as u32);
             self.tick_sessions(now, peer);
             self.tick_probes(now, peer);
+            self.tick_places(now, peer);
             self.tick_handshake(now, peer);
             self.tick_keepalive(now, peer);
         }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use packet::{Buf, Class, Ecn, Link, Transmit};
+use packet::{Buf, Class, Ecn, Link, Transmit, Via};
 
 use super::Context;
 use crate::config::PeerId;
@@ -181,9 +181,13 @@ impl Egress {
             row.state.drops.add(DropReason::NoEndpoint, packets);
             return train.contents.len();
         };
-        let transmit =
-            Transmit { to, ecn: train.ecn, segment_size: train.segment_size, contents: train.contents };
-        match link.send_from(row.local, &transmit) {
+        let transmit = Transmit {
+            to: to.address,
+            ecn: train.ecn,
+            segment_size: train.segment_size,
+            contents: train.contents,
+        };
+        match link.send_via(Via { carrier: to.carrier, source: row.local }, &transmit) {
             Ok(taken) => {
                 let datagrams = taken.div_ceil(train.segment_size.max(1)) as u64;
                 let whole = taken == train.contents.len();

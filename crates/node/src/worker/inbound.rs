@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use handshake::{DataHeader, HEADER_LEN, OpenError, Opener, Protocol, TAG_LEN, limits};
 use packet::coalesce::{CoalesceLimits, Group};
-use packet::{Buf, Class, Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun, VnetHeader, ip, segment};
+use packet::{
+    Buf, Class, Ecn, Endpoint, Link, MAX_PACKET, RecvSlot, Transmit, Tun, Via, VnetHeader, ip, segment,
+};
 
 use super::parts::{Parts, Whole};
 use super::streams::Streams;
@@ -149,6 +151,7 @@ enum Inner {
     },
     Probe {
         id: u64,
+        trial: bool,
     },
     Reply(ProbeReply),
     /// Of a stream, behind the content type.
@@ -209,7 +212,8 @@ impl Inbound {
         let mut run: Option<Run<'_>> = None;
         let mut source = None;
         for (index, slot) in slots.iter_mut().take(filled).enumerate() {
-            let (from, ecn) = (Place { remote: slot.from, local: slot.to }, slot.ecn);
+            let remote = Endpoint { carrier: slot.carrier, address: slot.from };
+            let (from, ecn) = (Place { remote, local: slot.to }, slot.ecn);
             let segment_size = slot.segment_size.max(1);
             let received = slot.len.min(slot.buf.len());
             if received == 0 {
@@ -265,7 +269,7 @@ impl Inbound {
                             Err(reason) => run.state.drops.add(reason, 1),
                         }
                     }
-                    Ok(Inner::Probe { id }) => answer(cx, run, link, id, from),
+                    Ok(Inner::Probe { id, trial }) => answer(cx, run, link, id, trial, from),
                     Ok(Inner::Reply(reply)) => {
                         cx.events.push(cx.drops, Event::ProbeReply { peer: run.row.peer, at: cx.now, reply });
                     }
@@ -359,13 +363,20 @@ fn open_one<'a>(
     source: &mut Option<(std::net::IpAddr, PeerId)>,
 ) -> Result<Inner, DropReason> {
     let opened = run.opener.open(datagram).map_err(reason)?;
+    let (len, end) = (datagram.len(), datagram.len() - TAG_LEN);
+    let plaintext = &mut datagram[HEADER_LEN..end];
+    if run.row.session.protocol() == Protocol::ShadowMesh && Control::is_trial(plaintext) {
+        return match Control::parse(plaintext) {
+            Some(Control::TrialRequest { id }) => Ok(Inner::Probe { id, trial: true }),
+            Some(Control::TrialReply(reply)) => Ok(Inner::Reply(reply)),
+            _ => Err(DropReason::InnerMalformed),
+        };
+    }
     run.datagrams += 1;
-    run.bytes += datagram.len() as u64;
+    run.bytes += len as u64;
     if opened.newest {
         report(cx, run.row, from, &mut told[run.row.peer.0 as usize]);
     }
-    let end = datagram.len() - TAG_LEN;
-    let plaintext = &mut datagram[HEADER_LEN..end];
     let (skip, partial) = match run.row.session.protocol() {
         Protocol::WireGuard if plaintext.is_empty() => return Ok(Inner::Nothing),
         Protocol::WireGuard => (0, false),
@@ -377,9 +388,9 @@ fn open_one<'a>(
             Some(Content::Stream) => return Ok(Inner::Stream),
             Some(Content::Control) => {
                 return match Control::parse(plaintext) {
-                    Some(Control::ProbeRequest { id }) => Ok(Inner::Probe { id }),
+                    Some(Control::ProbeRequest { id }) => Ok(Inner::Probe { id, trial: false }),
                     Some(Control::ProbeReply(reply)) => Ok(Inner::Reply(reply)),
-                    None => Err(DropReason::InnerMalformed),
+                    _ => Err(DropReason::InnerMalformed),
                 };
             }
             None => return Err(DropReason::InnerMalformed),
@@ -466,7 +477,7 @@ fn report(cx: &mut Context<'_>, row: &SessionRow, from: Place, told: &mut Told) 
 }
 
 /// Answers a probe on the spot: the round-trip time is then the path's, and not that of a queue in this process.
-fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, to: Place) {
+fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, trial: bool, to: Place) {
     let sealer = run.row.session.sealer(cx.lane);
     let Ok(counter) = sealer.reserve(1) else { return };
     let reply = ProbeReply {
@@ -476,13 +487,15 @@ fn answer<L: Link>(cx: &mut Context<'_>, run: &Run<'_>, link: &mut L, id: u64, t
         clock_us: cx.now.saturating_duration_since(cx.start).as_micros() as u64,
     };
     let mut datagram = [0; PROBE_BYTES];
-    datagram[HEADER_LEN..][..Control::LEN].copy_from_slice(&Control::ProbeReply(reply).to_bytes());
+    let reply = if trial { Control::TrialReply(reply) } else { Control::ProbeReply(reply) };
+    datagram[HEADER_LEN..][..Control::LEN].copy_from_slice(&reply.to_bytes());
     sealer.seal(counter, &mut datagram);
+    let Place { remote: Endpoint { carrier, address }, local: source } = to;
     let transmit =
-        Transmit { to: to.remote, ecn: Ecn::NotEct, segment_size: datagram.len(), contents: &datagram };
+        Transmit { to: address, ecn: Ecn::NotEct, segment_size: datagram.len(), contents: &datagram };
     // A full link loses the answer; the next probe gets its own.
-    if link.send_from(to.local, &transmit).is_ok() {
-        run.state.tx_datagrams.fetch_add(1, Relaxed);
+    if link.send_via(Via { carrier, source }, &transmit).is_ok() {
+        run.state.tx_datagrams.fetch_add(u64::from(!trial), Relaxed);
         run.state.last_sent.set(cx.start, cx.now);
     }
 }

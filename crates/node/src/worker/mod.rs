@@ -19,13 +19,13 @@ mod parts;
 mod streams;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use packet::coalesce::CoalesceLimits;
-use packet::{Link, Pool, Tun};
+use packet::{Endpoint, Link, Pool, Tun};
 
 use self::egress::Egress;
 use self::inbound::Inbound;
@@ -231,7 +231,7 @@ struct Told {
 /// Where a datagram came from, and to which of our addresses, if that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    remote: SocketAddr,
+    remote: Endpoint,
     local: Option<IpAddr>,
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use packet::{Ecn, Link, MAX_DATAGRAM, RecvSlot, Transmit};
+use packet::{Ecn, Link, MAX_DATAGRAM, RecvSlot, Transmit, Via};
 
 use super::{UdpOffloads, dont_fragment};
 use crate::cmsg::{Control, integer};
@@ -285,10 +285,10 @@ fn classify(error: io::Error) -> io::Error {
 
 impl Link for UdpLink {
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
-        self.send_from(None, transmit)
+        self.send_via(Via::default(), transmit)
     }
 
-    fn send_from(&mut self, mut source: Option<IpAddr>, transmit: &Transmit<'_>) -> io::Result<usize> {
+    fn send_via(&mut self, Via { mut source, .. }: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
         let total = transmit.contents.len();
         if transmit.segment_size > MAX_DATAGRAM || (transmit.segment_size == 0 && total > 0) {
             return Err(io::ErrorKind::InvalidInput.into());

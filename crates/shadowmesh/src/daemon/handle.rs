@@ -34,6 +34,12 @@ pub(crate) enum Command {
     Rekey { peer: String, reply: oneshot::Sender<Result<(), Refusal>> },
     /// A look-up has ended.
     Resolved { peer: PeerId, found: Result<SocketAddr, String> },
+    /// A peer may be at a place on the local network.
+    #[allow(dead_code)] // told by discovery on the local network, which is to come
+    Offer { peer: PeerId, address: SocketAddr },
+    /// It is not there any more.
+    #[allow(dead_code)] // as above
+    Withdraw { peer: PeerId, address: SocketAddr },
     /// Come to an end.
     Stop,
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use handshake::Protocol;
+use packet::Carrier;
 
 use crate::config::{Config, Endpoint, MTU_MIN};
 
@@ -39,7 +40,7 @@ fn inner(path: u16, endpoint: Option<SocketAddr>, protocol: Protocol) -> u16 {
     // An unknown family might be the one with the larger header.
     let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let to = endpoint.map_or(unknown, |endpoint| endpoint.ip().to_canonical());
-    node::packet_max(protocol, to, path.min(PATH_MTU)).max(MTU_MIN)
+    node::packet_max(protocol, Carrier::Udp, to, path.min(PATH_MTU)).max(MTU_MIN)
 }
 
 /// The largest super-packet to take from the TUN device, in bytes, so that its sealed train leaves in one UDP GSO send.

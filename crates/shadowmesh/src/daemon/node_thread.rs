@@ -11,7 +11,7 @@ use node::{Action, Datagram, DropReason, Node, Notice, PeerId, Pong};
 use os::poll::Waker;
 use os::tun::TunDevice;
 use os::udp::UdpLink;
-use packet::{Ecn, Link, Transmit};
+use packet::{Ecn, Link, Transmit, Via};
 use tokio::sync::oneshot;
 
 use super::handle::{Answer, Command, Input, Snapshot};
@@ -111,8 +111,9 @@ impl NodeThread {
     /// A message that cannot be sent now is as good as lost on the way: the node's timers send another.
     fn transmit(&mut self, datagram: &Datagram) {
         let Datagram { to, source, contents } = datagram;
-        let transmit = Transmit { to: *to, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
-        if let Err(error) = self.links[0].send_from(*source, &transmit) {
+        let transmit = Transmit { to: to.address, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
+        let via = Via { carrier: to.carrier, source: *source };
+        if let Err(error) = self.links[0].send_via(via, &transmit) {
             debug!("cannot send {} bytes to {to}: {error}", contents.len());
         }
     }
@@ -122,10 +123,11 @@ impl NodeThread {
             Action::Resolve(peer) => self.resolver.request(Instant::now(), peer),
             Action::AskPathMtu { peer, endpoint } => {
                 // Without a route there is nothing to know, and nothing to send.
-                if let Ok(mtu) = os::udp::path_mtu(endpoint) {
+                if let Ok(mtu) = os::udp::path_mtu(endpoint.address) {
                     self.node.set_path_mtu(Instant::now(), peer, endpoint, mtu);
                 }
             }
+            Action::Dial { .. } | Action::HangUp(_) => {}
             Action::Pong(Pong { id, peer, rtt }) => {
                 if let Some(reply) = self.pings.remove(&id) {
                     // Whoever asked may have gone away.
@@ -155,6 +157,8 @@ impl NodeThread {
                 let _ = reply.send(found.map_err(|error| Refusal::NotFound(error.to_string())));
             }
             Command::Resolved { peer, found } => self.resolved(now, peer, &found),
+            Command::Offer { peer, address } => self.node.offer_endpoint(now, peer, address),
+            Command::Withdraw { peer, address } => self.node.withdraw_endpoint(now, peer, address),
             Command::Stop => {}
         }
     }

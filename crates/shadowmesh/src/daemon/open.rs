@@ -174,6 +174,7 @@ pub(super) fn create_node(
             Some(Endpoint::Address(address)) => Some(address),
             Some(Endpoint::Name { .. }) | None => None,
         },
+        ways: vec![node::Way::UDP],
         allowed_ips: peer.allowed_ips,
         keepalive: peer.keepalive,
     });

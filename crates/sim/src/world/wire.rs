@@ -4,14 +4,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use packet::Ecn;
+use carrier::overhead;
+use packet::{Carrier, Ecn};
 
 use super::{Event, NodeId, World};
 use crate::check::Kind;
 use crate::link::Outgoing;
 use crate::machine::Machine;
 use crate::nat::{Nat, NatId, NatMapping};
-use crate::network::{Fate, LinkConfig, outer_headers};
+use crate::network::{Fate, LinkConfig};
 use crate::trace::Trace;
 
 /// A datagram about to cross the network, for a filter to judge.
@@ -23,6 +24,10 @@ pub struct Passing<'a> {
     pub from: NodeId,
     /// Who has the address it is sent to; `None` when nobody does.
     pub to: Option<NodeId>,
+    /// The address it is sent to.
+    pub address: SocketAddr,
+    /// What it travels in.
+    pub carrier: Carrier,
     /// What it is.
     pub kind: Kind,
     /// Its payload.
@@ -85,7 +90,8 @@ impl World {
     pub fn inject(&mut self, from: SocketAddr, to: NodeId, bytes: Vec<u8>) {
         self.start_all();
         let Some(to) = self.machines[to.0].endpoint(Some(from.ip())) else { return };
-        self.schedule(self.now, Event::Arrive { from, to, ecn: Ecn::NotEct, bytes, genuine: false });
+        let (carrier, ecn) = (Carrier::Udp, Ecn::NotEct);
+        self.schedule(self.now, Event::Arrive { carrier, from, to, ecn, bytes, genuine: false });
     }
 
     /// What two nodes' paths do; of their first addresses of one IP version.
@@ -180,7 +186,7 @@ impl World {
 
     /// Carries one datagram from a machine into the network, past the checkers and the faults.
     pub(super) fn transmit(&mut self, id: NodeId, outgoing: Outgoing) {
-        let Outgoing { leaves_at, source, to, ecn, bytes } = outgoing;
+        let Outgoing { leaves_at, carrier, source, to, ecn, bytes } = outgoing;
         let machine = &self.machines[id.0];
         let Some(address) = source.or_else(|| machine.address_for(to.ip())) else { return };
         let inside = SocketAddr::new(address, machine.spec.port);
@@ -205,7 +211,8 @@ impl World {
         if let Some(capture) = &mut self.capture {
             capture.push(Captured { at: leaves_at, from, to, kind, bytes: bytes.clone() });
         }
-        let passing = Passing { at: leaves_at, from: id, to: owner, kind, bytes: &bytes };
+        let passing =
+            Passing { at: leaves_at, from: id, to: owner, address: to, carrier, kind, bytes: &bytes };
         let filtered = self.filter.as_mut().is_some_and(|filter| !filter(&passing));
         let parted = owner.is_some_and(|owner| self.partitions.contains(&(id.min(owner), id.max(owner))));
         let fate = if filtered {
@@ -213,7 +220,8 @@ impl World {
         } else if parted {
             Fate::Lost("lost: partition")
         } else {
-            self.network.carry(leaves_at, from.ip(), to.ip(), bytes, ecn, &mut self.dice)
+            let headers = overhead(carrier, to.ip()).into();
+            self.network.carry(leaves_at, (from.ip(), to.ip()), headers, bytes, ecn, &mut self.dice)
         };
         match fate {
             Fate::Lost(why) => {
@@ -230,7 +238,7 @@ impl World {
                     self.counts.corrupted += u64::from(delivery.corrupted);
                     let genuine = !delivery.corrupted;
                     let (ecn, bytes) = (delivery.ecn, delivery.bytes);
-                    self.schedule(delivery.at, Event::Arrive { from, to, ecn, bytes, genuine });
+                    self.schedule(delivery.at, Event::Arrive { carrier, from, to, ecn, bytes, genuine });
                 }
             }
         }
@@ -239,6 +247,6 @@ impl World {
 
 fn hash_address(address: SocketAddr) -> u64 {
     let mut trace = Trace::default();
-    trace.push(Duration::ZERO, &address.to_string(), "", outer_headers(address.ip()), "");
+    trace.push(Duration::ZERO, &address.to_string(), "", 0, "");
     trace.hash() | 1 << 63
 }
