@@ -228,6 +228,7 @@ fn peer(name: &str, public_key: PublicKey, endpoint: ([u8; 4], u16), allowed_ips
         public_key,
         preshared_key: PresharedKey::default(),
         protocol: Protocol::ShadowMesh,
+        ways: vec![node::Way::UDP],
         endpoint: Some(endpoint.into()),
         allowed_ips: allowed_ips.iter().map(|ip| ip.parse().expect("a prefix")).collect(),
         keepalive: None,

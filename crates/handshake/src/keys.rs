@@ -146,7 +146,8 @@ impl PresharedKey {
         Zeroizing::new(Base64::encode_string(&self.0))
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+    /// The secret itself.
+    pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

@@ -63,9 +63,18 @@ pub(crate) struct Peer {
     pub(crate) packet_max: u16,
     /// When the program is asked what the operating system knows of the path.
     pub(crate) ask_path_mtu_at: Instant,
-    /// Pings that wait for a session, with their deadlines.
-    pub(crate) pings: Vec<(u64, Instant)>,
+    /// Pings that wait for a session.
+    pub(crate) pings: Vec<Waiting>,
     pub(crate) queue_packets_max: u32,
+}
+
+/// A ping that waits for a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) id: u64,
+    pub(crate) deadline: Instant,
+    /// Where it is to go, if not to where the peer is.
+    pub(crate) place: Option<Endpoint>,
 }
 
 /// A handshake that we have begun.

@@ -94,7 +94,7 @@ impl World {
     pub fn ping(&mut self, from: NodeId, to: NodeId, timeout: Duration) -> Option<Duration> {
         self.start_all();
         let (at, peer) = (self.clock(from), self.machines[from.0].peer_id(to)?);
-        let id = self.machines[from.0].node_mut()?.ping(at, peer, timeout);
+        let id = self.machines[from.0].node_mut()?.ping(at, peer, None, timeout);
         self.drive(from);
         // The node must answer by the end of the timeout; a world in which it does not is broken.
         let limit = timeout + Duration::from_millis(1);

@@ -15,7 +15,7 @@ use super::{Caller, Node};
 use crate::config::PeerId;
 use crate::drops::DropReason;
 use crate::event::{Action, Datagram, Notice};
-use crate::peer::{Attempt, Purpose};
+use crate::peer::{Attempt, Purpose, Waiting};
 
 /// The least time between two initiations that one peer may have answered, in the long run (WireGuard uses the same).
 const INITIATION_SPACING: Duration = Duration::from_millis(20);
@@ -313,8 +313,8 @@ impl Node {
         } else {
             Notice::Rekeyed { peer }
         });
-        for (id, deadline) in pings {
-            self.probe(now, peer, Purpose::Ping { id, deadline });
+        for Waiting { id, deadline, place } in pings {
+            self.probe_at(now, peer, Purpose::Ping { id, deadline }, place);
         }
         if native {
             self.probe(now, peer, Purpose::Path { confirms: None }); // measures the path, and confirms the session as well

@@ -29,7 +29,7 @@ use crate::config::{Config, ConfigError, PeerConfig, PeerId};
 use crate::drops::{DropReason, Drops};
 use crate::event::{Action, Datagram, Event, Notice, Pong};
 use crate::inner::{Content, Control, ProbeReply};
-use crate::peer::{Outstanding, Path, Peer, Purpose, QUEUE_PACKETS};
+use crate::peer::{Outstanding, Path, Peer, Purpose, QUEUE_PACKETS, Waiting};
 use crate::places::Places;
 use crate::routes::Routes;
 use crate::status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
@@ -233,17 +233,19 @@ impl Node {
 
     /// Sends a probe to a peer, after a handshake if there must be one, and returns its number: an
     /// [`Action::Pong`] with that number follows, at the latest [a tick](Self::poll_timeout) after `timeout`. A WireGuard
-    /// peer knows no probes and never answers one.
-    pub fn ping(&mut self, now: Instant, peer: PeerId, timeout: Duration) -> u64 {
+    /// peer knows no probes and never answers one, and nobody answers by a `carrier` that he [has not](Self::has_carrier).
+    pub fn ping(&mut self, now: Instant, peer: PeerId, carrier: Option<Carrier>, timeout: Duration) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         let deadline = now + timeout;
+        let place = carrier.map(|carrier| self.place_by(peer, carrier));
         match self.peers.get_mut(peer.0 as usize) {
-            Some(p) if p.keys.protocol() == Protocol::ShadowMesh => {
+            Some(p) if p.keys.protocol() == Protocol::ShadowMesh && place != Some(None) => {
+                let place = place.flatten();
                 if p.current.is_some() {
-                    self.probe(now, peer, Purpose::Ping { id, deadline });
+                    self.probe_at(now, peer, Purpose::Ping { id, deadline }, place);
                 } else {
-                    p.pings.push((id, deadline));
+                    p.pings.push(Waiting { id, deadline, place });
                     self.begin_handshake(now, peer);
                 }
             }

@@ -8,7 +8,7 @@ use handshake::Protocol;
 
 use super::Node;
 use crate::config::PeerId;
-use crate::event::{Action, Notice, Pong};
+use crate::event::{Action, Notice};
 use crate::peer::{Peer, Purpose};
 use crate::places::Step;
 
@@ -145,22 +145,15 @@ impl Node {
         }
     }
 
-    /// As [`ping`](Self::ping), by a carrier of the peer's choice, in use or not.
-    pub fn ping_by(&mut self, now: Instant, peer: PeerId, carrier: Carrier, timeout: Duration) -> u64 {
-        let place = self.peers.get(peer.0 as usize).and_then(|p| {
-            let in_use = p.endpoint.filter(|endpoint| endpoint.carrier == carrier);
-            in_use.or_else(|| p.places.all().iter().copied().find(|place| place.carrier == carrier))
-        });
-        let id = self.next_id;
-        self.next_id += 1;
-        let purpose = Purpose::Ping { id, deadline: now + timeout };
-        match place {
-            Some(place) if self.peers[peer.0 as usize].current.is_some() => {
-                self.probe_at(now, peer, purpose, Some(place));
-            }
-            _ => self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None })),
-        }
-        self.settle(now);
-        id
+    /// Where a peer can be reached by a carrier.
+    pub(super) fn place_by(&self, peer: PeerId, carrier: Carrier) -> Option<Endpoint> {
+        let p = self.peers.get(peer.0 as usize)?;
+        let places = p.endpoint.iter().chain(p.places.all());
+        places.copied().find(|place| place.carrier == carrier)
+    }
+
+    /// Whether a peer can be reached by a carrier, as far as anybody knows.
+    pub fn has_carrier(&self, peer: PeerId, carrier: Carrier) -> bool {
+        self.place_by(peer, carrier).is_some()
     }
 }

@@ -7,7 +7,7 @@ use handshake::{Protocol, limits};
 use super::{Node, PROBE_TIMEOUT};
 use crate::config::PeerId;
 use crate::event::{Action, Notice, Pong};
-use crate::peer::Purpose;
+use crate::peer::{Purpose, Waiting};
 
 /// Between two probes of a path in use.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ impl Node {
             }
         }
         let p = &mut self.peers[peer.0 as usize];
-        p.pings.retain(|&(id, deadline)| {
+        p.pings.retain(|&Waiting { id, deadline, .. }| {
             if now >= deadline {
                 self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
             }

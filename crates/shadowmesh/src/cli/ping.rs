@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use packet::Carrier;
+
 use super::output::print;
 use super::target::Target;
 use super::units::percent;
@@ -31,6 +33,10 @@ pub(super) struct Args {
     #[arg(short = 'W', long, value_name = "SECONDS", default_value = "2", value_parser = timeout)]
     timeout: Duration,
 
+    /// By this carrier, whichever is in use: udp, faketcp, tcp
+    #[arg(long, value_name = "CARRIER")]
+    carrier: Option<Carrier>,
+
     #[command(flatten)]
     target: Target,
 }
@@ -40,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut round_trips = Vec::new();
     for sequence in 1..=args.count {
         let sent = Instant::now();
-        let report = client.ping(&args.peer, 1, args.timeout)?;
+        let report = client.ping(&args.peer, args.carrier, 1, args.timeout)?;
         match report.rtt_ms.first().copied().flatten() {
             Some(rtt) => {
                 round_trips.push(rtt);

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use handshake::{Protocol, PublicKey};
 use log::LevelFilter;
+use node::Way;
+use packet::Carrier;
 
 use super::places;
-use crate::config::{Config, Direction, Endpoint, Forward, Peer, Proxies, Socks5, Streams};
+use crate::config::{Carriers, Config, Direction, Endpoint, Forward, Peer, Proxies, Socks5, Streams};
 use crate::control::SocketName;
 use crate::daemon;
 use crate::failure::Failure;
@@ -30,6 +32,10 @@ struct Through {
     /// The peer: its public key and where it listens
     #[arg(short, long, value_name = "KEY@HOST:PORT")]
     peer: Remote,
+
+    /// What may carry the tunnel, best first: udp, faketcp (needs root), tcp
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "udp")]
+    carriers: Vec<Carrier>,
 
     /// Log more
     #[arg(short, long)]
@@ -137,12 +143,22 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
     logging::start(if through.verbose { LevelFilter::Debug } else { LevelFilter::Info });
     let name = format!("tunnel-{}", std::process::id());
     let socket = SocketName::of_node(&places::run_dir(), &name);
+    // The ports that a listener has who was told nothing else.
+    let port = |carrier| match carrier {
+        Carrier::Udp | Carrier::FakeTcp => None,
+        Carrier::Tcp => through.peer.endpoint.port().checked_add(1),
+    };
+    let ways = through.carriers.iter().map(|&carrier| Way { carrier, port: port(carrier) });
+    let ways: Vec<Way> = ways.collect();
+    let carriers = Carriers::to_dial(&ways);
     let peer = Peer {
         name: "peer".into(),
         public_key: through.peer.key,
         preshared_key: None,
         protocol: Protocol::ShadowMesh,
         endpoint: Some(through.peer.endpoint),
+        ways,
+        ways_place: None,
         allowed_ips: Vec::new(),
         keepalive: Some(KEEPALIVE),
     };
@@ -158,6 +174,7 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
         offload: true,
         tun: None,
         peers: vec![peer],
+        carriers,
         proxies,
         streams: Streams::default(),
     };

@@ -11,6 +11,7 @@ use handshake::{Identity, PeerKeys, PresharedKey, Protocol, PublicKey, StaticSec
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
+use super::carriers;
 use super::error::ConfigError;
 use super::proxy;
 use super::secrets::{chmod_help, read_text};
@@ -18,13 +19,16 @@ use super::source::{Section, Source, Value, type_name};
 use super::streams;
 use super::{Config, DEFAULT_PORT, Endpoint, MTU_MAX, MTU_MIN, Peer, TunConfig};
 
-const ROOT: &[&str] = &["node", "tun", "peer", "socks5", "forward", "exit", "streams"];
+const ROOT: &[&str] = &["node", "tun", "peer", "socks5", "forward", "exit", "streams", "faketcp", "tcp"];
 const NODE: &[&str] = &["private_key", "private_key_file", "listen", "name", "workers", "cipher", "offload"];
 const TUN: &[&str] = &["name", "address", "mtu"];
 const PEER: &[&str] = &[
     "name",
     "public_key",
     "endpoint",
+    "carriers",
+    "faketcp_port",
+    "tcp_port",
     "allowed_ips",
     "preshared_key",
     "preshared_key_file",
@@ -39,6 +43,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     (proxy::FORWARD_TITLE, proxy::FORWARD),
     (proxy::EXIT_TITLE, proxy::EXIT),
     (streams::STREAMS_TITLE, streams::STREAMS),
+    (carriers::FAKE_TCP_TITLE, carriers::FAKE_TCP),
+    (carriers::TCP_TITLE, carriers::TCP),
 ];
 
 /// Longest names of nodes and peers, in bytes.
@@ -76,6 +82,7 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
     let offload = node.get("offload").map_or(Ok(true), |value| value.boolean())?;
     let tun = tun.as_ref().map(tun_config).transpose()?;
     let peers = peers(&source, &sections, open_to_others, &identity(&secret), tun.as_ref())?;
+    let carriers = carriers::carriers(&source, &root, &peers, listen)?;
     let proxies = proxy::proxies(&source, &root, &peers)?;
     if tun.is_none() && proxies.is_empty() {
         let error = ConfigError::new(path, "there is nothing to do: no [tun], and no proxy either");
@@ -96,6 +103,7 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
         offload,
         tun,
         peers,
+        carriers,
         proxies,
         streams,
     })
@@ -284,7 +292,7 @@ fn identity(secret: &StaticSecret) -> Identity {
 }
 
 /// A secret given in place or in a file of its own.
-fn key<K: FromStr<Err = handshake::InvalidKey>>(
+pub(super) fn key<K: FromStr<Err = handshake::InvalidKey>>(
     source: &Source<'_>,
     inline: Option<Value<'_, '_>>,
     file: Option<Value<'_, '_>>,
@@ -385,6 +393,7 @@ fn peer<'a>(
             Some(endpoint.map_err(|message| value.error(format!("endpoint of peer `{name}`: {message}")))?)
         }
     };
+    let (ways, ways_place) = carriers::ways(section, protocol, endpoint.as_ref())?;
     let keepalive = match section.get("keepalive_s") {
         None => None,
         Some(value) => match value.integer(0..=65_535)? {
@@ -395,7 +404,17 @@ fn peer<'a>(
     let inline = section.get("preshared_key");
     let file = section.get("preshared_key_file");
     let preshared_key = key::<PresharedKey>(source, inline, file, open_to_others)?;
-    Ok(Peer { name: name.into(), public_key, preshared_key, protocol, endpoint, allowed_ips, keepalive })
+    Ok(Peer {
+        name: name.into(),
+        public_key,
+        preshared_key,
+        protocol,
+        endpoint,
+        ways,
+        ways_place,
+        allowed_ips,
+        keepalive,
+    })
 }
 
 fn cipher(value: &Value<'_, '_>) -> Result<Suite, ConfigError> {

@@ -18,6 +18,16 @@ pub enum Endpoint {
     },
 }
 
+impl Endpoint {
+    /// The UDP port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Address(address) => address.port(),
+            Self::Name { port, .. } => *port,
+        }
+    }
+}
+
 /// The longest host name (RFC 1035 §2.3.4), in its textual form.
 const HOST_LEN_MAX: usize = 253;
 

@@ -3,6 +3,7 @@
 //! After [`Config::load`] there are only valid values: keys decode, names fit, no prefix belongs to two peers. What
 //! only the operating system can know (an address in use, an interface that exists) is found by `up`.
 
+mod carriers;
 mod check;
 mod endpoint;
 mod error;
@@ -17,7 +18,9 @@ use std::time::Duration;
 
 use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
 use ipnet::IpNet;
+use node::Way;
 
+pub use carriers::{Carriers, FakeTcp, Tcp};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Place};
 pub use proxy::{Direction, Forward, Login, Proxies, Socks5};
@@ -55,6 +58,8 @@ pub struct Config {
     pub tun: Option<TunConfig>,
     /// The peers, in the order of the file.
     pub peers: Vec<Peer>,
+    /// What carries datagrams beside UDP.
+    pub carriers: Carriers,
     /// The proxies.
     pub proxies: Proxies,
     /// How the streams behave that the proxies run on.
@@ -87,6 +92,10 @@ pub struct Peer {
     pub protocol: Protocol,
     /// Where to reach it; `None` for a peer that calls us.
     pub endpoint: Option<Endpoint>,
+    /// What may carry its datagrams, best first.
+    pub ways: Vec<Way>,
+    /// Where that stands in the file, if it does.
+    pub ways_place: Option<Place>,
     /// The inner addresses that are its own.
     pub allowed_ips: Vec<IpNet>,
     /// Send something at least this often.
@@ -167,6 +176,7 @@ impl Config {
             self.workers = Some(workers);
         }
         if let Some(listen) = overrides.listen {
+            self.carriers.follow(self.listen, listen);
             self.listen = listen;
             self.listen_place = None;
         }

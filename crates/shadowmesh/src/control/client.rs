@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
+use packet::Carrier;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -66,9 +67,16 @@ impl Client {
     }
 
     /// Sends `count` probes, one after the other.
-    pub(crate) fn ping(&self, peer: &str, count: u32, timeout: Duration) -> Result<PingReport, ClientError> {
+    pub(crate) fn ping(
+        &self,
+        peer: &str,
+        carrier: Option<Carrier>,
+        count: u32,
+        timeout: Duration,
+    ) -> Result<PingReport, ClientError> {
         let timeout_ms = timeout.as_millis() as u64;
-        let request = PingRequest { peer: peer.into(), count, timeout_ms };
+        let carrier = carrier.map(|carrier| carrier.name().into());
+        let request = PingRequest { peer: peer.into(), carrier, count, timeout_ms };
         self.request(Method::POST, "/v1/ping", Some(&request), timeout * count)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET  /v1/status                          → Status
-//! POST /v1/ping   {"peer":…, "count":…}    → PingReport     (count is 1 by default, at most 100)
+//! POST /v1/ping   {"peer":…, "count":…}    → PingReport     (count is 1 by default, at most 100; "carrier" for another one)
 //! POST /v1/rekey  {"peer":…}               → {}
 //! ```
 //!

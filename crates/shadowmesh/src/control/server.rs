@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use log::{Level, debug, log};
+use packet::Carrier;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -120,7 +121,9 @@ async fn answer(request: Request<Incoming>, node: &NodeHandle) -> Response<Full<
 struct Empty {}
 
 async fn ping(request: Request<Incoming>, node: &NodeHandle) -> Result<PingReport, Refusal> {
-    let PingRequest { peer, count, timeout_ms } = body(request).await?;
+    let PingRequest { peer, carrier, count, timeout_ms } = body(request).await?;
+    let carrier = carrier.map(|name| name.parse::<Carrier>()).transpose();
+    let carrier = carrier.map_err(|error| Refusal::BadRequest(error.to_string()))?;
     if !(1..=PING_COUNT_MAX).contains(&count) {
         return Err(Refusal::BadRequest(format!("count must be from 1 to {PING_COUNT_MAX}")));
     }
@@ -130,7 +133,7 @@ async fn ping(request: Request<Incoming>, node: &NodeHandle) -> Result<PingRepor
     let timeout = Duration::from_millis(timeout_ms);
     let mut report = PingReport { peer: String::new(), rtt_ms: Vec::with_capacity(count as usize) };
     for _ in 0..count {
-        let (peer, rtt) = node.ping(&peer, timeout).await?;
+        let (peer, rtt) = node.ping(&peer, carrier, timeout).await?;
         report.peer = peer;
         report.rtt_ms.push(rtt.map(|rtt| rtt.as_secs_f64() * 1e3));
     }

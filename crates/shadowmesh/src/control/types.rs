@@ -151,6 +151,9 @@ pub(crate) struct WorkerStatus {
 pub(crate) struct PingRequest {
     /// Name or public key of the peer.
     pub(crate) peer: String,
+    /// The carrier to send them by, in use or not; that in use when it is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) carrier: Option<String>,
     /// Probes to send, one after the other.
     #[serde(default = "one")]
     pub(crate) count: u32,

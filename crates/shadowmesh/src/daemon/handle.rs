@@ -7,6 +7,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use node::{Event, NodeStatus, PeerId};
+use packet::Carrier;
 use tokio::sync::oneshot;
 
 use super::worker_thread::Counters;
@@ -29,7 +30,13 @@ pub(crate) enum Command {
     /// A snapshot, please.
     Status(oneshot::Sender<Snapshot>),
     /// Send a probe.
-    Ping { peer: String, timeout: Duration, reply: oneshot::Sender<Result<Answer, Refusal>> },
+    Ping {
+        peer: String,
+        /// By this carrier, in use or not; `None` for the one in use.
+        carrier: Option<Carrier>,
+        timeout: Duration,
+        reply: oneshot::Sender<Result<Answer, Refusal>>,
+    },
     /// Start a fresh handshake.
     Rekey { peer: String, reply: oneshot::Sender<Result<(), Refusal>> },
     /// A look-up has ended.
@@ -116,10 +123,11 @@ impl NodeHandle {
     pub(crate) async fn ping(
         &self,
         peer: &str,
+        carrier: Option<Carrier>,
         timeout: Duration,
     ) -> Result<(String, Option<Duration>), Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Ping { peer: peer.into(), timeout, reply }).await?;
+        self.send(Command::Ping { peer: peer.into(), carrier, timeout, reply }).await?;
         let Answer { peer, rtt } = answer.await.map_err(|_| Refusal::ShuttingDown)??;
         Ok((peer, rtt))
     }

@@ -11,6 +11,7 @@
 //! The TUN device lives as long as its queues' descriptors, so however the process ends, the kernel removes the
 //! interface, its addresses and its routes.
 
+mod carriers;
 mod epoch;
 mod handle;
 mod mtu;
@@ -36,7 +37,6 @@ use log::{debug, error, info, warn};
 use node::PeerId;
 use os::poll::{Events, Interest, Poller, Waker};
 use os::signal::{Signal, Signals};
-use os::udp::UdpLink;
 use tokio::sync::mpsc;
 
 pub(crate) use epoch::STATE_DIR;
@@ -50,6 +50,7 @@ use crate::control::types::TunStatus;
 use crate::failure::Failure;
 use crate::proxy::StopHandle;
 use crate::streams::StreamsThread;
+pub(crate) use carriers::CarrierLink;
 use handle::Command;
 use node_thread::{NodeThread, PeerNotes};
 use resolver::{Family, Resolver};
@@ -175,14 +176,16 @@ impl Running {
         let worker_count = config.workers.unwrap_or_else(open::default_workers);
         let mtu = config.tun.as_ref().and_then(|tun| tun.mtu).unwrap_or_else(|| mtu::of_paths(&config));
 
-        let links = open::bind_links(&config, worker_count)?;
+        let (links, dialler) = open::bind_links(&config, worker_count)?;
         let (device, ports) = open::create_tun(&config, worker_count, mtu)?;
-        open::announce(&config, &links[0], device.as_ref(), mtu, worker_count);
+        open::announce(&config, links[0].udp(), device.as_ref(), mtu, worker_count);
 
         let runtime_error = |what: &str, error: io::Error| Failure::Runtime(format!("{what}: {error}"));
-        let listen =
-            links[0].local_addr().map_err(|error| runtime_error("cannot read the local address", error))?;
-        let node_links = links.iter().map(UdpLink::try_clone).collect::<Result<Vec<_>, _>>();
+        let listen = links[0]
+            .udp()
+            .local_addr()
+            .map_err(|error| runtime_error("cannot read the local address", error))?;
+        let node_links = links.iter().map(CarrierLink::sender).collect::<Result<Vec<_>, _>>();
         let node_links = node_links.map_err(|error| runtime_error("cannot share the sockets", error))?;
         let (inputs, node_inputs) = sync_channel(INPUTS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
@@ -244,6 +247,7 @@ impl Running {
             node,
             inputs: node_inputs,
             links: node_links,
+            dialler,
             device,
             wakers: node_wakers,
             streams: inbox.clone(),

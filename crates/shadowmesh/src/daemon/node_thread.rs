@@ -10,10 +10,10 @@ use log::{debug, info, warn};
 use node::{Action, Datagram, DropReason, Node, Notice, PeerId, Pong};
 use os::poll::Waker;
 use os::tun::TunDevice;
-use os::udp::UdpLink;
-use packet::{Ecn, Link, Transmit, Via};
+use packet::{Carrier, Ecn, Endpoint, Link, Transmit, Via};
 use tokio::sync::oneshot;
 
+use super::carriers::{CarrierLink, Dialler};
 use super::handle::{Answer, Command, Input, Snapshot};
 use super::resolver::Resolver;
 use crate::control::server::Refusal;
@@ -39,7 +39,8 @@ pub(super) struct NodeThread {
     pub(super) node: Node,
     pub(super) inputs: Receiver<Input>,
     /// The workers' sockets, at least one. What the node sends itself leaves by the first.
-    pub(super) links: Vec<UdpLink>,
+    pub(super) links: Vec<CarrierLink>,
+    pub(super) dialler: Dialler,
     /// `None` for a node with nothing but streams.
     pub(super) device: Option<TunDevice>,
     pub(super) wakers: Vec<Arc<Waker>>,
@@ -95,11 +96,12 @@ impl NodeThread {
 
     /// Does all that the node wants done.
     fn drain(&mut self) {
-        while let Some(datagram) = self.node.poll_transmit() {
-            self.transmit(&datagram);
-        }
+        // Actions first: what is to be sent may need a flow that is yet to be dialled.
         while let Some(action) = self.node.poll_action() {
             self.act(action);
+        }
+        while let Some(datagram) = self.node.poll_transmit() {
+            self.transmit(&datagram);
         }
         if self.node.take_published() {
             for waker in &self.wakers {
@@ -127,7 +129,14 @@ impl NodeThread {
                     self.node.set_path_mtu(Instant::now(), peer, endpoint, mtu);
                 }
             }
-            Action::Dial { .. } | Action::HangUp(_) => {}
+            Action::Dial { peer, endpoint: Endpoint { carrier, address } } => {
+                if let Err(error) = self.dialler.dial(carrier, peer.0 as usize, address) {
+                    debug!("{}: cannot call {address} over {carrier}: {error}", self.name(peer));
+                }
+                // The first worker keeps the timers of what was dialled.
+                self.wakers[0].wake();
+            }
+            Action::HangUp(Endpoint { carrier, address }) => self.dialler.hang_up(carrier, address),
             Action::Pong(Pong { id, peer, rtt }) => {
                 if let Some(reply) = self.pings.remove(&id) {
                     // Whoever asked may have gone away.
@@ -143,9 +152,9 @@ impl NodeThread {
             Command::Status(reply) => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Command::Ping { peer, timeout, reply } => match self.can_ping(&peer) {
+            Command::Ping { peer, carrier, timeout, reply } => match self.can_ping(&peer, carrier) {
                 Ok(peer) => {
-                    let id = self.node.ping(now, peer, timeout);
+                    let id = self.node.ping(now, peer, carrier, timeout);
                     self.pings.insert(id, reply);
                 }
                 Err(refusal) => {
@@ -163,8 +172,14 @@ impl NodeThread {
         }
     }
 
-    fn can_ping(&self, name: &str) -> Result<PeerId, Refusal> {
+    fn can_ping(&self, name: &str, carrier: Option<Carrier>) -> Result<PeerId, Refusal> {
         let peer = self.node.find(name).map_err(|error| Refusal::NotFound(error.to_string()))?;
+        if let Some(carrier) = carrier.filter(|&carrier| !self.node.has_carrier(peer, carrier)) {
+            return Err(Refusal::BadRequest(format!(
+                "nothing is known of `{}` over {carrier}: it needs an `endpoint`, and `{carrier}` among its `carriers`",
+                self.name(peer)
+            )));
+        }
         match self.peers.get(peer.0 as usize).and_then(|notes| notes.ping_instead.as_ref()) {
             None => Ok(peer),
             Some(instead) => Err(Refusal::BadRequest(format!(
@@ -184,7 +199,7 @@ impl NodeThread {
     fn snapshot(&mut self, now: Instant) -> Snapshot {
         let mut node = self.node.status(now);
         // What the kernel had to drop before we saw it: counted too, beside what the node has dropped itself.
-        let at_sockets = self.links.iter().filter_map(|link| link.receive_drops().ok()).map(u64::from).sum();
+        let at_sockets = self.links.iter().map(CarrierLink::receive_drops).sum();
         let at_tun = self.device.as_mut().and_then(|device| device.kernel_drops().ok()).unwrap_or(0);
         for (reason, count) in [("kernel_socket_full", at_sockets), ("kernel_tun_full", at_tun)] {
             if count > 0 {
@@ -195,7 +210,7 @@ impl NodeThread {
             *node.drops.entry(DropReason::StreamBacklog.name().into()).or_default() += dropped;
         }
         let tun = self.device.as_ref().map(TunDevice::offloads).unwrap_or_default();
-        let udp = self.links[0].offloads();
+        let udp = self.links[0].udp().offloads();
         let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {
             let unreachable = self.unreachable.contains(&PeerId(*id as u32));
             !status.connected && (notes.expected || unreachable)

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use node::{Node, PeerConfig, Worker};
+use os::fake_tcp::{FakeTcpHandle, FakeTcpLink};
 use os::tun::{TunDevice, TunPort};
 use os::udp::UdpLink;
 use packet::PoolConfig;
 use packet::coalesce::CoalesceLimits;
 
+use super::carriers::{CarrierLink, Dialler, FakeTcpDialler};
 use super::mtu;
-use crate::config::{Config, ConfigError, Endpoint};
+use crate::config::{self, Config, ConfigError, Endpoint};
 use crate::control::SocketName;
 use crate::control::socket::{BindError, Bound};
 use crate::failure::{Failure, with_causes};
@@ -53,8 +55,49 @@ pub(super) fn bind_control(socket: &SocketName, node: &str) -> Result<Bound, Fai
     })
 }
 
+/// The sockets of all carriers for each worker, and what calls others by them.
+pub(super) fn bind_links(config: &Config, workers: usize) -> Result<(Vec<CarrierLink>, Dialler), Failure> {
+    let udp = bind_udp(config, workers)?;
+    let Some(wanted) = &config.carriers.fake_tcp else {
+        let links = udp.into_iter().map(|udp| CarrierLink::new(udp, None)).collect();
+        return Ok((links, Dialler { fake_tcp: None }));
+    };
+    let (fake_tcp, handle) = bind_fake_tcp(config, wanted, workers)?;
+    let links = udp.into_iter().zip(fake_tcp).map(|(udp, fake_tcp)| CarrierLink::new(udp, Some(fake_tcp)));
+    let keys = config.peers.iter().map(|peer| wanted.guard_key(&peer.public_key)).collect();
+    Ok((links.collect(), Dialler { fake_tcp: Some(FakeTcpDialler { handle, keys }) }))
+}
+
+fn bind_fake_tcp(
+    config: &Config,
+    wanted: &config::FakeTcp,
+    workers: usize,
+) -> Result<(Vec<FakeTcpLink>, FakeTcpHandle), Failure> {
+    let fake_tcp = os::fake_tcp::FakeTcpConfig {
+        listen: wanted.listen,
+        workers,
+        send_buffer_bytes: SEND_BUFFER_BYTES,
+        receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+        offload: config.offload,
+        listen_key: wanted.guard_key(&config.secret.public_key()),
+        secret: random()?,
+        local_flags: wanted.local_flags.clone(),
+        remote_flags: wanted.remote_flags.clone(),
+    };
+    os::fake_tcp::bind(fake_tcp).map_err(|error| {
+        let help = match error {
+            os::fake_tcp::BindError::AddressInUse(_) | os::fake_tcp::BindError::AddressNotAvailable(_) => {
+                "choose another address or port for `listen` in [faketcp]"
+            }
+            _ => "or take `faketcp` out of the `carriers` of all peers",
+        };
+        let error = ConfigError::new(&config.path, with_causes(&error)).at(wanted.listen_place);
+        Failure::Runtime(error.help(help).to_string())
+    })
+}
+
 /// A UDP socket for each worker.
-pub(super) fn bind_links(config: &Config, workers: usize) -> Result<Vec<UdpLink>, Failure> {
+fn bind_udp(config: &Config, workers: usize) -> Result<Vec<UdpLink>, Failure> {
     let udp = os::udp::UdpConfig {
         listen: config.listen,
         workers,
@@ -101,6 +144,13 @@ pub(super) fn create_tun(
     Ok((Some(device), ports.collect()))
 }
 
+fn random() -> Result<[u8; 32], Failure> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;
+    Ok(bytes)
+}
+
 /// The lines that `up` starts with.
 pub(super) fn announce(
     config: &Config,
@@ -119,6 +169,9 @@ pub(super) fn announce(
     let listen = link.local_addr().unwrap_or(config.listen);
     let threads = if workers == 1 { "1 worker".into() } else { format!("{workers} workers") };
     info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
+    if let Some(listen) = config.carriers.fake_tcp.as_ref().and_then(|wanted| wanted.listen) {
+        info!("listening on TCP {listen} for crafted segments");
+    }
     if !link.is_steered() {
         warn!(
             "the kernel does not steer datagrams by lane: each peer's reach one worker, whichever it chooses"
@@ -161,9 +214,7 @@ pub(super) fn create_node(
     beginning: &Beginning,
 ) -> Result<(Node, Vec<Worker>), Failure> {
     let &Beginning { workers, mtu, epoch, unix_time, streams, now } = beginning;
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed)
-        .map_err(|error| Failure::Runtime(format!("the kernel gives no random numbers: {error}")))?;
+    let seed = random()?;
     let tun = device.map(TunDevice::offloads).unwrap_or_default();
     let peers = config.peers.into_iter().map(|peer| PeerConfig {
         name: peer.name,
@@ -174,7 +225,7 @@ pub(super) fn create_node(
             Some(Endpoint::Address(address)) => Some(address),
             Some(Endpoint::Name { .. }) | None => None,
         },
-        ways: vec![node::Way::UDP],
+        ways: peer.ways,
         allowed_ips: peer.allowed_ips,
         keepalive: peer.keepalive,
     });

@@ -7,13 +7,13 @@ use std::sync::mpsc::{self, SyncSender};
 
 use ipnet::IpNet;
 use node::Node;
-use os::udp::UdpLink;
 use stream::kcp::KcpConfig;
 use stream::session::SessionConfig;
 use stream::smux::{Role, SmuxConfig};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot::Sender;
 
+use super::carriers::CarrierLink;
 use super::handle::Input;
 use crate::config::{Config, ConfigError, Proxies, Streams};
 use crate::control::types::StreamsStatus;
@@ -69,7 +69,7 @@ impl Plan {
     pub(super) fn thread(
         self,
         node: &Node,
-        link: &UdpLink,
+        link: &CarrierLink,
         inputs: SyncSender<Input>,
     ) -> io::Result<(StreamsThread, Started, StopHandle)> {
         let mut seed = [0; 4];
@@ -87,7 +87,7 @@ impl Plan {
         };
         let setup = Setup {
             port: node.stream_port(),
-            link: link.try_clone()?,
+            link: link.sender()?,
             roles: self.roles,
             names: self.names,
             config,
@@ -99,7 +99,7 @@ impl Plan {
         let thread = StreamsThread {
             setup,
             inbox: self.inbox,
-            link: link.try_clone()?,
+            link: link.udp().try_clone()?,
             proxies: self.proxies,
             own: self.own,
             stop: self.stopped,

@@ -1,4 +1,4 @@
-//! A data-plane thread: one worker, its TUN queues, one UDP socket, one epoll.
+//! A data-plane thread: one worker, its TUN queues, its carriers' sockets, one epoll.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use node::{Ready, Worker};
 use os::poll::{Events, Interest, Poller, Waker};
 use os::tun::TunPort;
-use os::udp::UdpLink;
 use packet::Tun;
 
+use super::carriers::{CarrierLink, TOKENS};
 use super::handle::Input;
 use crate::streams::Inbox;
 
@@ -23,10 +23,10 @@ const ROUNDS_BETWEEN_POLLS: u32 = 4;
 /// When to offer an event again that the node's channel did not take.
 const HELD_RETRY: Duration = Duration::from_millis(1);
 
-const LINK: u64 = 0;
-const WAKER: u64 = 1;
+/// Behind those of the carriers.
+const WAKER: u64 = TOKENS;
 /// The first TUN queue; the others follow.
-const TUN: u64 = 2;
+const TUN: u64 = TOKENS + 1;
 
 /// What a worker's thread tells about itself. Each is written by that thread alone.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub(super) struct Counters {
 pub(super) struct WorkerThread {
     pub(super) worker: Worker,
     pub(super) tun: WatchedTun,
-    pub(super) link: UdpLink,
+    pub(super) link: CarrierLink,
     pub(super) waker: Arc<Waker>,
     pub(super) inputs: SyncSender<Input>,
     /// Where datagrams of streams go, if anybody runs streams.
@@ -66,9 +66,9 @@ impl WorkerThread {
         for (token, queue) in (TUN..).zip(self.tun.port.queues()) {
             poller.add(queue, token, edge(Interest::READ)).map_err(failed)?;
         }
-        poller.add(&self.link, LINK, edge(Interest::READ_WRITE)).map_err(failed)?;
+        self.link.watch(&poller).map_err(failed)?;
         poller.add(&*self.waker, WAKER, edge(Interest::READ)).map_err(failed)?;
-        let mut events = Events::with_capacity(self.tun.port.queues().len() + 2);
+        let mut events = Events::with_capacity(self.tun.port.queues().len() + TOKENS as usize + 1);
 
         // What became ready before we watched makes no edge: try everything once.
         let mut ready = Ready { tun: true, link: true, writable: true };
@@ -82,7 +82,8 @@ impl WorkerThread {
                 poller.wait(&mut events, timeout).map_err(failed)?;
                 for event in events.iter() {
                     match event.token {
-                        LINK => {
+                        ..TOKENS => {
+                            self.link.handle_event(&event);
                             ready.link |= event.readable;
                             ready.writable |= event.writable;
                         }
@@ -95,7 +96,11 @@ impl WorkerThread {
                 }
             }
             rounds = rounds.wrapping_add(1);
-            more = self.worker.step(Instant::now(), &mut self.tun, &mut self.link, &mut ready);
+            let now = Instant::now();
+            if self.link.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                self.link.handle_timeout(now);
+            }
+            more = self.worker.step(now, &mut self.tun, &mut self.link, &mut ready);
             if self.tun.gone {
                 return Err("the TUN device is gone".into());
             }
@@ -136,7 +141,8 @@ impl WorkerThread {
     }
 
     fn until_deadline(&self, held: bool) -> Option<Duration> {
-        let deadline = self.worker.poll_timeout().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let deadline = self.worker.poll_timeout().into_iter().chain(self.link.poll_timeout()).min();
+        let deadline = deadline.map(|(at, _)| at.saturating_duration_since(Instant::now()));
         [deadline, held.then_some(HELD_RETRY)].into_iter().flatten().min()
     }
 }

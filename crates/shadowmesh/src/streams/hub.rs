@@ -11,7 +11,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use node::{Event as NodeEvent, PeerId, Reach, Sent, StreamBatch, StreamPort};
-use os::udp::UdpLink;
 use stream::association::{Association, Ended};
 use stream::session::{Session, SessionConfig, SessionError};
 use stream::smux::{OpenError, ReadError, Role, Smux, StreamId, WriteError};
@@ -20,7 +19,7 @@ use tokio::time::timeout;
 
 use super::PeerStream;
 use crate::control::types::PeerStreamsStatus;
-use crate::daemon::Input;
+use crate::daemon::{CarrierLink, Input};
 
 /// How long opening a stream may take, a handshake included.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +32,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 pub(crate) struct Setup {
     pub(crate) port: StreamPort,
     /// A handle on a socket of the node, to send by.
-    pub(crate) link: UdpLink,
+    pub(crate) link: CarrierLink,
     /// What people call the peers.
     pub(crate) names: Vec<String>,
     /// For each peer, which role this end has.
@@ -54,7 +53,7 @@ pub(crate) struct Hub {
 
 struct Inner {
     port: StreamPort,
-    link: UdpLink,
+    link: CarrierLink,
     config: SessionConfig,
     seed: u32,
     node: SyncSender<Input>,

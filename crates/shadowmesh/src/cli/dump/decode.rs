@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use carrier::fake_tcp::Segment;
 use carrier::guard::{Direction, Guard, GuardKey, window_number};
+use handshake::PublicKey;
 use handshake::{MessageKind, Protocol, classify};
 use os::capture::Captured;
 use packet::Ip;
@@ -64,13 +65,16 @@ impl Decoder {
     pub(super) fn new(config: Option<&Config>) -> Self {
         let mut keys = Vec::new();
         if let Some(config) = config {
-            let mut add = |name: &str, public_key: &[u8; 32]| {
-                let key = GuardKey::derive(public_key, None);
+            let mut add = |name: &str, public_key: &PublicKey| {
+                let key = match &config.carriers.fake_tcp {
+                    Some(fake_tcp) => fake_tcp.guard_key(public_key),
+                    None => GuardKey::derive(public_key.as_bytes(), None),
+                };
                 keys.push(Listener { name: name.into(), key, guard: None });
             };
-            add(&config.name, config.secret.public_key().as_bytes());
+            add(&config.name, &config.secret.public_key());
             for peer in &config.peers {
-                add(&peer.name, peer.public_key.as_bytes());
+                add(&peer.name, &peer.public_key);
             }
         }
         Self { keys, payload: Vec::new() }

@@ -1,0 +1,200 @@
+//! One link out of several: the carriers of a worker, of the node's thread, or of the streams'.
+//!
+//! ```text
+//!                   ┌─► UdpLink       one socket, edge-triggered
+//!  worker ► CarrierLink├─► FakeTcpLink   two sockets, IPv4 and IPv6; the first worker's also has the timers of all
+//!                   └─► TcpLink       one descriptor for all connections
+//! ```
+//!
+//! What is sent says which carrier takes it; what is received says which one it came by.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use os::fake_tcp::FakeTcpLink;
+use os::poll::{Event, Interest, Poller};
+use os::udp::UdpLink;
+use packet::{Carrier, Link, RecvSlot, Transmit, Via};
+
+/// Descriptors of the carriers in a worker's poller have tokens from this one up.
+const UDP: u64 = 0;
+const FAKE_TCP_V4: u64 = 1;
+const FAKE_TCP_V6: u64 = 2;
+/// The first token that is free for others.
+pub(super) const TOKENS: u64 = 4;
+
+/// All that carries datagrams for one thread.
+#[derive(Debug)]
+pub(crate) struct CarrierLink {
+    udp: UdpLink,
+    fake_tcp: Option<FakeTcpLink>,
+    /// Who may have something to receive.
+    ready: Ready,
+    /// Whom to ask first next time: none is to starve the others.
+    first: Carrier,
+    /// Nobody waits for the descriptors of other carriers than UDP.
+    sends_only: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    udp: bool,
+    fake_tcp: bool,
+}
+
+impl CarrierLink {
+    pub(super) fn new(udp: UdpLink, fake_tcp: Option<FakeTcpLink>) -> Self {
+        let ready = Ready { udp: true, fake_tcp: fake_tcp.is_some() };
+        Self { udp, fake_tcp, ready, first: Carrier::Udp, sends_only: false }
+    }
+
+    /// Another handle on the same sockets, to send with. Where the carrier is full that is used, and it is not UDP, it says
+    /// that it is out of memory: try again a little later, no event will tell when.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub(super) fn sender(&self) -> io::Result<Self> {
+        let fake_tcp = self.fake_tcp.as_ref().map(FakeTcpLink::try_clone).transpose()?;
+        Ok(Self { sends_only: true, ..Self::new(self.udp.try_clone()?, fake_tcp) })
+    }
+
+    /// The UDP socket.
+    pub(super) fn udp(&self) -> &UdpLink {
+        &self.udp
+    }
+
+    /// Watches everything, edge-triggered, with tokens below [`TOKENS`].
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl`.
+    pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
+        let edge = Interest { edge: true, ..Interest::READ_WRITE };
+        poller.add(&self.udp, UDP, edge)?;
+        if let Some(fake_tcp) = &self.fake_tcp {
+            for (descriptor, token) in fake_tcp.descriptors().into_iter().zip([FAKE_TCP_V4, FAKE_TCP_V6]) {
+                poller.add(descriptor, token, edge)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an event of one of the descriptors.
+    pub(super) fn handle_event(&mut self, event: &Event) {
+        match event.token {
+            UDP => self.ready.udp |= event.readable,
+            FAKE_TCP_V4 | FAKE_TCP_V6 => self.ready.fake_tcp |= event.readable,
+            _ => {}
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) must be called next.
+    pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.fake_tcp.as_ref().and_then(FakeTcpLink::poll_timeout)
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(fake_tcp) = &mut self.fake_tcp {
+            fake_tcp.handle_timeout(now);
+        }
+    }
+
+    /// Datagrams that the kernel has dropped because nobody took them in time. Wraps around.
+    pub(super) fn receive_drops(&self) -> u64 {
+        let udp = self.udp.receive_drops().unwrap_or(0);
+        let fake_tcp = self.fake_tcp.as_ref().and_then(|link| link.receive_drops().ok()).unwrap_or(0);
+        u64::from(udp) + u64::from(fake_tcp)
+    }
+
+    fn receive_by(&mut self, carrier: Carrier, slots: &mut [RecvSlot]) -> io::Result<usize> {
+        let Self { udp, fake_tcp, ready, .. } = self;
+        let (result, ready) = match (carrier, fake_tcp) {
+            (Carrier::Udp, _) if ready.udp => (udp.recv(slots), &mut ready.udp),
+            (Carrier::FakeTcp, Some(link)) if ready.fake_tcp => (link.recv(slots), &mut ready.fake_tcp),
+            _ => return Err(ErrorKind::WouldBlock.into()),
+        };
+        match &result {
+            Ok(filled) => slots[..*filled].iter_mut().for_each(|slot| slot.carrier = carrier),
+            // Whatever it is, the next event tells when to try again.
+            Err(_) => *ready = false,
+        }
+        result
+    }
+}
+
+impl Link for CarrierLink {
+    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<usize> {
+        self.send_via(Via::default(), transmit)
+    }
+
+    #[inline]
+    fn send_via(&mut self, via: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let result = match (via.carrier, &mut self.fake_tcp) {
+            (Carrier::Udp, _) => return self.udp.send_via(via, transmit),
+            (Carrier::FakeTcp, Some(link)) => link.send(transmit),
+            _ => Err(ErrorKind::Unsupported.into()),
+        };
+        match result {
+            Err(error) if self.sends_only && error.kind() == ErrorKind::WouldBlock => {
+                Err(ErrorKind::OutOfMemory.into())
+            }
+            result => result,
+        }
+    }
+
+    fn recv(&mut self, slots: &mut [RecvSlot]) -> io::Result<usize> {
+        if self.fake_tcp.is_none() {
+            return self.udp.recv(slots);
+        }
+        let order = match self.first {
+            Carrier::Udp => [Carrier::Udp, Carrier::FakeTcp, Carrier::Tcp],
+            Carrier::FakeTcp => [Carrier::FakeTcp, Carrier::Tcp, Carrier::Udp],
+            Carrier::Tcp => [Carrier::Tcp, Carrier::Udp, Carrier::FakeTcp],
+        };
+        for (place, carrier) in order.into_iter().enumerate() {
+            if let Ok(filled) = self.receive_by(carrier, slots) {
+                self.first = order[(place + 1) % order.len()];
+                return Ok(filled);
+            }
+        }
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Opens and closes what has connections: the node's thread's part of the carriers.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    pub(super) fake_tcp: Option<FakeTcpDialler>,
+}
+
+/// What it takes to call by crafted TCP.
+#[derive(Debug)]
+pub(super) struct FakeTcpDialler {
+    pub(super) handle: os::fake_tcp::FakeTcpHandle,
+    /// The guards of the peers, by their number.
+    pub(super) keys: Vec<carrier::guard::GuardKey>,
+}
+
+impl Dialler {
+    /// Opens a flow or connection to a peer unless there is one.
+    ///
+    /// # Errors
+    /// There is no way there now.
+    pub(super) fn dial(&self, carrier: Carrier, peer: usize, to: SocketAddr) -> io::Result<()> {
+        match (carrier, &self.fake_tcp) {
+            (Carrier::FakeTcp, Some(fake_tcp)) => match fake_tcp.keys.get(peer) {
+                Some(key) => fake_tcp.handle.dial(to, key.clone()),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes the flow or connection to a place.
+    pub(super) fn hang_up(&self, carrier: Carrier, from: SocketAddr) {
+        if let (Carrier::FakeTcp, Some(fake_tcp)) = (carrier, &self.fake_tcp) {
+            fake_tcp.handle.hang_up(from);
+        }
+    }
+}
