@@ -85,11 +85,12 @@ fn the_example_is_valid_as_it_is_and_with_every_setting_uncommented() {
     let scratch = scratch_with_key();
     scratch.write("right.psk", &format!("{PRIVATE_KEY}\n"));
     scratch.write("socks5.password", "s3cret\n");
+    scratch.write("faketcp.secret", &format!("{PRIVATE_KEY}\n"));
     assert_eq!(check(&scratch, &example), (Some(0), String::new()));
 
     let is_setting = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let settings = example.lines().filter(|line| line.strip_prefix('#').is_some_and(is_setting));
-    assert_eq!(settings.count(), 28, "a setting that was added must be uncommented by this test too");
+    assert_eq!(settings.count(), 38, "a setting that was added must be uncommented by this test too");
     let uncommented: Vec<_> = example
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -98,6 +99,34 @@ fn the_example_is_valid_as_it_is_and_with_every_setting_uncommented() {
         })
         .collect();
     assert_eq!(check(&scratch, &uncommented.join("\n")), (Some(0), String::new()));
+}
+
+#[test]
+fn carriers_are_summed_up_with_where_they_listen() {
+    let scratch = scratch_with_key();
+    let right = peer(
+        "right",
+        RIGHT_KEY,
+        "allowed_ips = [\"10.77.0.2/32\"]\nendpoint = \"192.0.2.2:443\"\ncarriers = [\"udp\", \"faketcp\", \"tcp\"]",
+    );
+    scratch.write("left.toml", &format!("{NODE}{TUN}{right}[faketcp]\nlisten = \"0.0.0.0:443\"\n"));
+    let output = run(&scratch.path, &["check", "-c", "left.toml"]);
+    assert_eq!(stderr(&output), "");
+    let text = stdout(&output);
+    for line in [
+        "  listen      UDP 0.0.0.0:9443, crafted TCP 0.0.0.0:443, TCP 0.0.0.0:9444",
+        "    carriers  udp, faketcp, tcp (port 444)",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{text}");
+    }
+}
+
+#[test]
+fn two_carriers_cannot_listen_on_one_port() {
+    let right =
+        peer("right", RIGHT_KEY, "allowed_ips = [\"10.77.0.2/32\"]\ncarriers = [\"faketcp\", \"tcp\"]");
+    let text = format!("{NODE}{TUN}{right}[tcp]\nlisten = \"0.0.0.0:9443\"\n");
+    refused_first_line(&text, "left.toml:12:10: both [faketcp] and [tcp] listen on TCP 0.0.0.0:9443");
 }
 
 #[test]
@@ -278,6 +307,22 @@ fn values_of_the_wrong_kind_or_out_of_range_are_refused() {
             "10:12: endpoint of peer `right`: the port is missing: write \"192.0.2.1:9443\"",
         ),
         (peer_without_addresses(), "6:1: [[peer]] has no `allowed_ips`"),
+        (
+            with("carriers = [\"icmp\"]"),
+            "10:13: there is no carrier `icmp`: udp, faketcp and tcp are possible",
+        ),
+        (with("carriers = [\"udp\", \"udp\"]"), "10:20: carrier `udp` is there twice"),
+        (with("carriers = []"), "10:12: `carriers` is empty: nothing could reach this peer"),
+        (
+            with("carriers = [\"faketcp\"]\nprotocol = \"wireguard\""),
+            "10:13: WireGuard knows no carrier but udp",
+        ),
+        (with("tcp_port = 443"), "10:12: `tcp_port` without `tcp` among the `carriers`"),
+        (with("[faketcp]\nlisten = \"0.0.0.0:443\""), "10:1: no peer has `faketcp` among its `carriers`"),
+        (
+            with("carriers = [\"faketcp\"]\n[faketcp]\nlocal_flags = [\"XY\"]"),
+            "12:15: `X` is no TCP flag: P, A, U, E and C are possible",
+        ),
     ] {
         refused_first_line(&text, &format!("left.toml:{expected}"));
     }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use handshake::Protocol;
+use node::Way;
 
 use super::output::print;
 use crate::config::{Config, Direction, Forward, Overrides, Peer, Socks5};
@@ -34,7 +35,7 @@ fn summary(config: &Config) -> String {
         |prefixes: &[ipnet::IpNet]| prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     line("node", &config.name);
     line("public key", &config.secret.public_key().to_string());
-    line("listen", &format!("UDP {}", config.listen));
+    line("listen", &listen(config));
     let workers = config.workers.map_or("from the cores".into(), |workers| workers.to_string());
     line("workers", &workers);
     match &config.tun {
@@ -53,6 +54,9 @@ fn summary(config: &Config) -> String {
         line("  protocol", &protocol(peer));
         let endpoint = peer.endpoint.as_ref().map_or("it calls us".into(), ToString::to_string);
         line("  endpoint", &endpoint);
+        if peer.ways != [Way::UDP] {
+            line("  carriers", &peer.ways.iter().map(way).collect::<Vec<_>>().join(", "));
+        }
         line("  addresses", &join(&peer.allowed_ips));
         if let Some(keepalive) = peer.keepalive {
             line("  keepalive", &format!("every {} s", keepalive.as_secs()));
@@ -75,6 +79,21 @@ fn summary(config: &Config) -> String {
         }
     }
     out
+}
+
+fn listen(config: &Config) -> String {
+    let fake_tcp = config.carriers.fake_tcp.as_ref().and_then(|fake_tcp| fake_tcp.listen);
+    let tcp = config.carriers.tcp.as_ref().and_then(|tcp| tcp.listen);
+    let named = [("UDP", Some(config.listen)), ("crafted TCP", fake_tcp), ("TCP", tcp)];
+    let named = named.iter().filter_map(|(name, at)| Some(format!("{name} {}", (*at)?)));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+fn way(way: &Way) -> String {
+    match way.port {
+        None => way.carrier.to_string(),
+        Some(port) => format!("{} (port {port})", way.carrier),
+    }
 }
 
 fn socks5(proxy: &Socks5, peers: &[Peer]) -> String {

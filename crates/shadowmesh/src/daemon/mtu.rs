@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use handshake::Protocol;
 use packet::Carrier;
 
-use crate::config::{Config, Endpoint, MTU_MIN};
+use crate::config::{Config, Endpoint, MTU_MIN, Peer};
 
 /// What a path carries when the kernel does not know better, and the most that is assumed of any, in bytes.
 const PATH_MTU: u16 = 1_500;
@@ -19,28 +19,28 @@ const GSO_SEGMENTS_MAX: u32 = 64;
 /// The MTU of the TUN device: what fits the widest path to a peer. What is too large for another peer's, the worker
 /// that meets it deals with.
 pub(super) fn of_paths(config: &Config) -> u16 {
-    let widest = config.peers.iter().map(|peer| of_path(peer.endpoint.as_ref(), peer.protocol)).max();
+    let widest = config.peers.iter().flat_map(of_peer).max();
     // Nobody to ask: what fits every peer that may be added.
-    widest.unwrap_or_else(|| inner(PATH_MTU, None, Protocol::ShadowMesh))
+    widest.unwrap_or_else(|| inner(PATH_MTU, Carrier::Udp, None, Protocol::ShadowMesh))
 }
 
-fn of_path(endpoint: Option<&Endpoint>, protocol: Protocol) -> u16 {
-    match endpoint {
-        Some(Endpoint::Address(address)) => {
-            let path = os::udp::path_mtu(*address).unwrap_or(PATH_MTU);
-            inner(path, Some(*address), protocol)
-        }
+/// By each of the carriers to a peer.
+fn of_peer(peer: &Peer) -> impl Iterator<Item = u16> {
+    let (path, address) = match &peer.endpoint {
+        Some(Endpoint::Address(address)) => (os::udp::path_mtu(*address).unwrap_or(PATH_MTU), Some(*address)),
         // A name may turn out to be an address of either family.
-        Some(Endpoint::Name { .. }) | None => inner(PATH_MTU, None, protocol),
-    }
+        Some(Endpoint::Name { .. }) | None => (PATH_MTU, None),
+    };
+    let protocol = peer.protocol;
+    peer.ways.iter().map(move |way| inner(path, way.carrier, address, protocol))
 }
 
 /// The largest inner packet whose sealed datagram fits a path of `path` bytes.
-fn inner(path: u16, endpoint: Option<SocketAddr>, protocol: Protocol) -> u16 {
+fn inner(path: u16, carrier: Carrier, endpoint: Option<SocketAddr>, protocol: Protocol) -> u16 {
     // An unknown family might be the one with the larger header.
     let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let to = endpoint.map_or(unknown, |endpoint| endpoint.ip().to_canonical());
-    node::packet_max(protocol, Carrier::Udp, to, path.min(PATH_MTU)).max(MTU_MIN)
+    node::packet_max(protocol, carrier, to, path.min(PATH_MTU)).max(MTU_MIN)
 }
 
 /// The largest super-packet to take from the TUN device, in bytes, so that its sealed train leaves in one UDP GSO send.
@@ -65,23 +65,24 @@ mod tests {
 
     #[test]
     fn a_full_packet_just_fits_the_path() {
-        assert_eq!(inner(1500, V4, Protocol::ShadowMesh), 1500 - 20 - 8 - 33);
-        assert_eq!(inner(1500, V6, Protocol::ShadowMesh), 1500 - 40 - 8 - 33);
-        assert_eq!(inner(1500, None, Protocol::ShadowMesh), 1419);
-        assert_eq!(inner(1492, V4, Protocol::ShadowMesh), 1431);
+        assert_eq!(inner(1500, Carrier::Udp, V4, Protocol::ShadowMesh), 1500 - 20 - 8 - 33);
+        assert_eq!(inner(1500, Carrier::Udp, V6, Protocol::ShadowMesh), 1500 - 40 - 8 - 33);
+        assert_eq!(inner(1500, Carrier::Udp, None, Protocol::ShadowMesh), 1419);
+        assert_eq!(inner(1492, Carrier::Udp, V4, Protocol::ShadowMesh), 1431);
+        assert_eq!(inner(1500, Carrier::FakeTcp, V4, Protocol::ShadowMesh), 1500 - 20 - 32 - 33);
     }
 
     #[test]
     fn wireguard_packets_leave_room_for_their_padding() {
-        assert_eq!(inner(1500, V4, Protocol::WireGuard), 1440);
-        assert_eq!(inner(1500, V6, Protocol::WireGuard), 1408, "1,420, rounded down");
+        assert_eq!(inner(1500, Carrier::Udp, V4, Protocol::WireGuard), 1440);
+        assert_eq!(inner(1500, Carrier::Udp, V6, Protocol::WireGuard), 1408, "1,420, rounded down");
     }
 
     #[test]
     fn the_mtu_is_neither_below_what_ipv6_needs_nor_beyond_ethernet() {
-        assert_eq!(inner(1280, V6, Protocol::ShadowMesh), 1280);
-        assert_eq!(inner(0, V6, Protocol::WireGuard), 1280);
-        assert_eq!(inner(65_535, V4, Protocol::ShadowMesh), 1439);
+        assert_eq!(inner(1280, Carrier::Udp, V6, Protocol::ShadowMesh), 1280);
+        assert_eq!(inner(0, Carrier::Udp, V6, Protocol::WireGuard), 1280);
+        assert_eq!(inner(65_535, Carrier::Udp, V4, Protocol::ShadowMesh), 1439);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct PeerSpec {
     pub(crate) key: u64,
     pub(crate) endpoint: Option<String>,
     pub(crate) allowed_ips: Vec<String>,
+    /// What may carry its datagrams; none for the default.
+    pub(crate) carriers: &'static [&'static str],
     pub(crate) protocol: &'static str,
     pub(crate) preshared_key: Option<String>,
     pub(crate) keepalive_s: u16,
@@ -71,6 +73,7 @@ impl Spec {
                 key: other,
                 endpoint: endpoint.map(Into::into),
                 allowed_ips: vec![format!("10.77.0.{other}/32"), format!("fd77::{other}/128")],
+                carriers: &[],
                 protocol: "shadowmesh",
                 preshared_key: None,
                 keepalive_s: 0,
@@ -102,6 +105,9 @@ impl Spec {
             .unwrap();
             if self.interface {
                 writeln!(text, "allowed_ips = {allowed_ips:?}").unwrap();
+            }
+            if !peer.carriers.is_empty() {
+                writeln!(text, "carriers = {:?}", peer.carriers).unwrap();
             }
             if let Some(endpoint) = &peer.endpoint {
                 writeln!(text, "endpoint = \"{endpoint}\"").unwrap();
@@ -285,6 +291,11 @@ impl Status {
 
     pub(crate) fn endpoint(&self) -> Option<String> {
         self.peer()["endpoint"].as_str().map(Into::into)
+    }
+
+    /// What carries the datagrams of the first peer.
+    pub(crate) fn carrier(&self) -> &str {
+        self.peer()["carrier"].as_str().unwrap()
     }
 
     pub(crate) fn handshake_age(&self) -> Option<f64> {
