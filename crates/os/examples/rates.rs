@@ -1,4 +1,4 @@
-//! What one system call costs here: trains and single datagrams over loopback, packets into a TUN device.
+//! What one system call costs here: trains and single datagrams over loopback, by UDP and TCP, packets into a TUN device.
 //!
 //! `cargo run --release -p os --example rates`; the TUN part needs root.
 
@@ -9,6 +9,7 @@ use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use os::netns::Netns;
+use os::tcp::TcpConfig;
 use os::tun::{TunConfig, TunDevice};
 use os::udp::{UdpConfig, bind};
 use packet::{Ecn, Link, RecvSlot, Transmit, Tun, VnetHeader};
@@ -17,7 +18,57 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (offload, segments, size) in [(true, 45, 1400), (false, 45, 1400), (true, 1, 1400), (true, 1, 64)] {
         udp(offload, segments, size)?;
     }
+    for (segments, size) in [(45, 1400), (1, 1400), (1, 64)] {
+        tcp(segments, size)?;
+    }
     tun()
+}
+
+/// Sends what the connection takes, and receives it, in turn.
+fn tcp(segments: usize, size: usize) -> Result<(), Box<dyn Error>> {
+    let config = TcpConfig {
+        listen: Some("127.0.0.1:0".parse()?),
+        workers: 1,
+        send_buffer_bytes: 0,
+        receive_buffer_bytes: 0,
+    };
+    let (mut there, listener) = os::tcp::bind(config.clone())?;
+    let (mut here, handle) = os::tcp::bind(config)?;
+    let (a, b) = (&mut here[0], &mut there[0]);
+    let to = listener.listen_address().ok_or("no address")?;
+    handle.dial(to)?;
+    let mut slots: Vec<RecvSlot> = (0..4).map(|_| RecvSlot::new(65_729)).collect();
+    while !handle.is_open(to) || listener.connections().is_empty() {
+        let _ = (a.recv(&mut slots), b.recv(&mut slots));
+    }
+    let contents = vec![7; segments * size];
+    let transmit = Transmit { to, ecn: Ecn::NotEct, segment_size: size, contents: &contents };
+    let (mut sending, mut receiving) = (Duration::ZERO, Duration::ZERO);
+    let mut bytes = 0_usize;
+    let burst = if segments == 1 { 32 } else { 1 };
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        let before = Instant::now();
+        for _ in 0..burst {
+            let _ = a.send(&transmit);
+        }
+        let between = Instant::now();
+        while let Ok(count) = b.recv(&mut slots) {
+            bytes += slots[..count].iter().map(|slot| slot.len).sum::<usize>();
+        }
+        receiving += between.elapsed();
+        sending += between - before;
+        // Where the sender learns that there is room again.
+        let _ = a.recv(&mut slots);
+    }
+    let nanos = |time: Duration| time.as_secs_f64() * 1e9 / (bytes as f64 / size as f64);
+    println!(
+        "TCP, {segments:2} × {size:4} bytes: {:5.0} ns to send and {:5.0} ns to receive a datagram, {:5.1} Gbit/s",
+        nanos(sending),
+        nanos(receiving),
+        bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9,
+    );
+    Ok(())
 }
 
 /// Sends and receives in turn, so that nothing is lost.

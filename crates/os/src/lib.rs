@@ -4,6 +4,7 @@
 //! - [`udp`]: batched UDP with GSO and GRO, one socket a worker, steered by lane.
 //! - [`multicast`]: a UDP socket of a multicast group on many interfaces; [`clock`]: when the machine was suspended.
 //! - [`fake_tcp`]: the same in crafted TCP segments, past the kernel's TCP.
+//! - [`tcp`]: the same over ordinary TCP connections.
 //! - [`poll`]: `epoll` and a waker; [`signal`]: signals as a descriptor.
 //! - [`capture`]: seeing packets pass; [`offloads`]: what devices do for us.
 //! - [`netlink`]: links, addresses and routes.
@@ -52,5 +53,6 @@ pub mod offloads;
 pub mod poll;
 pub mod signal;
 mod sys;
+pub mod tcp;
 pub mod tun;
 pub mod udp;

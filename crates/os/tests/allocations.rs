@@ -4,6 +4,7 @@
 
 use os::alloc::{Counting, thread_allocations};
 use os::poll::{Events, Interest, Poller};
+use os::tcp::{TcpConfig, TcpLink};
 use os::udp::{UdpConfig, UdpLink, bind};
 use packet::{Ecn, Link, RecvSlot, Transmit};
 
@@ -54,4 +55,51 @@ fn sending_waiting_receiving_and_being_told_to_wait_allocate_nothing() {
         drop(std::hint::black_box(Box::new(1)));
         assert_eq!(thread_allocations() - boxed, 1, "the counter counts");
     }
+}
+
+#[test]
+fn a_tcp_connection_allocates_nothing_once_it_has_carried_something() {
+    let listen = Some("127.0.0.1:0".parse().unwrap());
+    let tcp = |listen| {
+        let config =
+            TcpConfig { listen, workers: 1, send_buffer_bytes: 64 << 10, receive_buffer_bytes: 1 << 20 };
+        let (mut links, handle) = os::tcp::bind(config).unwrap();
+        (links.remove(0), handle)
+    };
+    let (mut a, handle) = tcp(None);
+    let (mut b, there) = tcp(listen);
+    let to = there.listen_address().unwrap();
+    handle.dial(to).unwrap();
+    let poller = Poller::new().unwrap();
+    for fd in a.descriptors().chain(b.descriptors()) {
+        poller.add(fd, 0, Interest { edge: true, ..Interest::READ_WRITE }).unwrap();
+    }
+    let mut events = Events::with_capacity(4);
+    let mut slots: Vec<RecvSlot> = (0..4).map(|_| RecvSlot::new(65_729)).collect();
+    // More than the socket takes at once, so that frames are cut and links are told to wait.
+    let contents = vec![7; 400 * 1400];
+    let mut pass = |a: &mut TcpLink, b: &mut TcpLink| {
+        let (mut sent, mut received, mut refusals) = (0, 0, 0);
+        while received < contents.len() {
+            if sent < contents.len() {
+                let rest = Transmit { to, ecn: Ecn::NotEct, segment_size: 1400, contents: &contents[sent..] };
+                sent += a.send(&rest).unwrap_or(0);
+                refusals += u64::from(sent < contents.len());
+            }
+            poller.wait(&mut events, Some(std::time::Duration::from_millis(1))).unwrap();
+            while let Ok(count) = b.recv(&mut slots) {
+                received += slots[..count].iter().map(|slot| slot.len).sum::<usize>();
+            }
+            while a.recv(&mut slots).is_ok() {}
+            a.handle_timeout(std::time::Instant::now());
+        }
+        refusals
+    };
+    for _ in 0..20 {
+        pass(&mut a, &mut b);
+    }
+    let before = thread_allocations();
+    let refusals: u64 = (0..100).map(|_| pass(&mut a, &mut b)).sum();
+    assert_eq!(thread_allocations() - before, 0);
+    assert!(refusals >= 100, "{refusals}");
 }

@@ -11,6 +11,8 @@ mod fake_tcp;
 mod multicast;
 #[path = "privileged/netns.rs"]
 mod netns;
+#[path = "privileged/tcp.rs"]
+mod tcp;
 #[path = "privileged/tun.rs"]
 mod tun;
 #[path = "privileged/udp.rs"]
@@ -26,7 +28,8 @@ fn main() -> ExitCode {
     }
     let required = std::env::var_os("SHADOWMESH_REQUIRE_PRIVILEGED").is_some_and(|value| value == "1");
     let missing = os::netns::privileged().err();
-    let tests = [fake_tcp::TESTS, multicast::TESTS, netns::TESTS, tun::TESTS, udp::TESTS].concat();
+    let tests =
+        [fake_tcp::TESTS, multicast::TESTS, netns::TESTS, tcp::TESTS, tun::TESTS, udp::TESTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
         let trial = match &missing {
             Some(reason) if required => {
