@@ -17,12 +17,15 @@ use lab::{Host, Node, SOON, Scratch, Spec, Steady, cable, output, wait_for};
 const SECOND: Duration = Duration::from_secs(1);
 const UDP_OR_FAKE_TCP: &[&str] = &["udp", "faketcp"];
 const FAKE_TCP: &[&str] = &["faketcp"];
+const TCP: &[&str] = &["tcp"];
 
 fn main() -> ExitCode {
     let plain = lab::tests![
         a_mesh_over_crafted_segments_carries_everything,
         crafted_segments_cross_ipv6_and_two_workers,
         a_restart_of_either_side_is_got_over_by_crafted_segments,
+        a_mesh_over_connections_carries_everything,
+        a_restart_of_either_side_is_got_over_by_connections,
         a_port_in_use_is_one_clear_error,
         a_ping_by_another_carrier_moves_nothing,
         a_carrier_that_is_not_configured_is_refused_in_words,
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let with_firewall = lab::tests![
         blocked_udp_stops_nobody_for_three_seconds_and_it_goes_back,
         where_udp_is_blocked_from_the_start_crafted_segments_connect,
+        where_only_connections_pass_they_are_the_last_resort,
         no_reset_and_no_stranger_segment_leaves_a_silenced_port,
     ];
     lab::main(vec![(plain, &[]), (with_firewall, &["nft"])], 4)
@@ -144,9 +148,30 @@ fn crafted_segments_cross_ipv6_and_two_workers() {
     assert_eq!((report.lost(), report.twice), (0, 0), "{report:?}");
 }
 
+fn a_mesh_over_connections_carries_everything() {
+    let pair = Pair::new(TCP);
+    pair.wait_for_carrier("tcp", SOON);
+    let steady = pair.steady();
+    pair.transfer(100_000_000);
+    let report = steady.finish();
+    assert_eq!((report.lost(), report.twice), (0, 0), "{report:?}");
+    assert_eq!(lab::ping_with(&pair.left, "fd77::2", 3, 1_232), 3);
+    for node in pair.nodes() {
+        assert_eq!(node.status().buffers_in_use(), 0);
+    }
+}
+
 fn a_restart_of_either_side_is_got_over_by_crafted_segments() {
-    let mut pair = Pair::new(FAKE_TCP);
-    pair.wait_for_carrier("faketcp", SOON);
+    restarts(FAKE_TCP);
+}
+
+fn a_restart_of_either_side_is_got_over_by_connections() {
+    restarts(TCP);
+}
+
+fn restarts(carrier: &'static [&'static str]) {
+    let mut pair = Pair::new(carrier);
+    pair.wait_for_carrier(carrier[0], SOON);
     let steady = pair.steady();
     pair.right_node.take().unwrap().kill();
     pair.right_node = Some(Node::start(&pair.specs[1], &pair.right, &pair.scratch));
@@ -224,6 +249,21 @@ fn where_udp_is_blocked_from_the_start_crafted_segments_connect() {
     let steady = pair.steady();
     pair.wait_for_carrier("udp", 3 * SOON);
     assert_eq!(steady.finish().lost(), 0, "the way back costs nothing");
+}
+
+fn where_only_connections_pass_they_are_the_last_resort() {
+    let pair = Pair::with(&["udp", "faketcp", "tcp"], |_, [_, right]| {
+        block_udp(right);
+        let rules = "add rule ip blocked in tcp dport 9443 drop";
+        output(right.netns.command("nft").arg(rules));
+        // The packet sockets of crafted segments see what comes before the firewall does: their answers are stopped.
+        output(right.netns.command("nft").arg(
+            "add table netdev late; add chain netdev late in { type filter hook egress device wire0 priority 0; }; \
+             add rule netdev late in tcp sport 9443 drop",
+        ));
+    });
+    pair.wait_for_carrier("tcp", 2 * SOON);
+    pair.transfer(10_000_000);
 }
 
 fn no_reset_and_no_stranger_segment_leaves_a_silenced_port() {

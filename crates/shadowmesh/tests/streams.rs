@@ -32,7 +32,11 @@ fn main() -> ExitCode {
         a_port_of_the_peer_leads_back_to_us,
         an_address_in_use_is_one_clear_error,
     ];
-    let with_firewall = lab::tests![a_bad_link_loses_no_byte];
+    let with_firewall = lab::tests![
+        a_bad_link_loses_no_byte,
+        streams_go_on_over_another_carrier_when_udp_is_blocked,
+        streams_need_neither_udp_nor_privileges_where_connections_pass,
+    ];
     let with_setpriv = lab::tests![a_user_without_privileges_gets_out_by_one_line];
     let with_curl = lab::tests![curl_fetches_through_either_protocol];
     lab::main(
@@ -226,6 +230,51 @@ fn a_bad_link_loses_no_byte() {
     }
     both_ways(client);
     server.join().unwrap();
+}
+
+/// Lets no UDP pass between the daemons, neither way.
+fn block_udp(host: &Host) {
+    let rules = "add table ip blocked; add chain ip blocked in { type filter hook input priority 0; }; \
+                 add chain ip blocked out { type filter hook output priority 0; }; \
+                 add rule ip blocked in udp dport 9443 drop; add rule ip blocked out udp sport 9443 drop";
+    output(host.netns.command("nft").arg(rules));
+}
+
+fn streams_go_on_over_another_carrier_when_udp_is_blocked() {
+    let tunnel = Tunnel::with(|specs| {
+        for spec in specs {
+            spec.interface = false;
+            spec.peers[0].carriers = &["udp", "faketcp", "tcp"];
+        }
+    });
+    let server = tunnel.server(2, echo);
+    let (mut idle, busy) = (tunnel.connect_soon(), tunnel.connect_soon());
+    exchange(&mut idle);
+    assert_eq!(tunnel.entry().status().carrier(), "udp");
+    let transfer = thread::spawn(move || both_ways(busy));
+    wait_for("half of it", SOON, || {
+        let status = tunnel.entry().status();
+        (status.0["streams"]["bytes_down"].as_u64()? > LEN as u64 / 4).then_some(())
+    });
+    block_udp(&tunnel.right);
+    exchange(&mut idle);
+    transfer.join().unwrap();
+    server.join().unwrap();
+    assert_eq!(tunnel.entry().status().carrier(), "faketcp");
+}
+
+fn streams_need_neither_udp_nor_privileges_where_connections_pass() {
+    let tunnel = Tunnel::with(|specs| {
+        for spec in specs {
+            spec.interface = false;
+            spec.peers[0].carriers = &["tcp"];
+        }
+    });
+    block_udp(&tunnel.right);
+    let server = tunnel.server(1, echo);
+    both_ways(tunnel.connect_soon());
+    server.join().unwrap();
+    assert_eq!(tunnel.entry().status().carrier(), "tcp");
 }
 
 fn a_restarted_exit_serves_new_streams_without_a_restart_of_the_entry() {

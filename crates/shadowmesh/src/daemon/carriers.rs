@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use os::fake_tcp::FakeTcpLink;
 use os::poll::{Event, Interest, Poller};
+use os::tcp::{TcpHandle, TcpLink};
 use os::udp::UdpLink;
 use packet::{Carrier, Link, RecvSlot, Transmit, Via};
 
@@ -21,14 +22,18 @@ use packet::{Carrier, Link, RecvSlot, Transmit, Via};
 const UDP: u64 = 0;
 const FAKE_TCP_V4: u64 = 1;
 const FAKE_TCP_V6: u64 = 2;
+/// The connections, and what wakes those who wait for room in one.
+const TCP: u64 = 3;
+const TCP_ROOM: u64 = 4;
 /// The first token that is free for others.
-pub(super) const TOKENS: u64 = 4;
+pub(super) const TOKENS: u64 = 5;
 
 /// All that carries datagrams for one thread.
 #[derive(Debug)]
 pub(crate) struct CarrierLink {
     udp: UdpLink,
     fake_tcp: Option<FakeTcpLink>,
+    tcp: Option<TcpLink>,
     /// Who may have something to receive.
     ready: Ready,
     /// Whom to ask first next time: none is to starve the others.
@@ -41,12 +46,14 @@ pub(crate) struct CarrierLink {
 struct Ready {
     udp: bool,
     fake_tcp: bool,
+    tcp: bool,
 }
 
 impl CarrierLink {
-    pub(super) fn new(udp: UdpLink, fake_tcp: Option<FakeTcpLink>) -> Self {
-        let ready = Ready { udp: true, fake_tcp: fake_tcp.is_some() };
-        Self { udp, fake_tcp, ready, first: Carrier::Udp, sends_only: false }
+    pub(super) fn new(udp: UdpLink, fake_tcp: Option<FakeTcpLink>, tcp: Option<TcpLink>) -> Self {
+        // What became ready before it was watched makes no edge.
+        let ready = Ready { udp: true, fake_tcp: true, tcp: true };
+        Self { udp, fake_tcp, tcp, ready, first: Carrier::Udp, sends_only: false }
     }
 
     /// Another handle on the same sockets, to send with. Where the carrier is full that is used, and it is not UDP, it says
@@ -56,7 +63,8 @@ impl CarrierLink {
     /// Out of descriptors.
     pub(super) fn sender(&self) -> io::Result<Self> {
         let fake_tcp = self.fake_tcp.as_ref().map(FakeTcpLink::try_clone).transpose()?;
-        Ok(Self { sends_only: true, ..Self::new(self.udp.try_clone()?, fake_tcp) })
+        let tcp = self.tcp.as_ref().map(TcpLink::try_clone).transpose()?;
+        Ok(Self { sends_only: true, ..Self::new(self.udp.try_clone()?, fake_tcp, tcp) })
     }
 
     /// The UDP socket.
@@ -76,27 +84,45 @@ impl CarrierLink {
                 poller.add(descriptor, token, edge)?;
             }
         }
+        if let Some(tcp) = &self.tcp {
+            for (descriptor, token) in tcp.descriptors().zip([TCP, TCP_ROOM]) {
+                poller.add(descriptor, token, edge)?;
+            }
+        }
         Ok(())
     }
 
-    /// Takes an event of one of the descriptors.
-    pub(super) fn handle_event(&mut self, event: &Event) {
-        match event.token {
-            UDP => self.ready.udp |= event.readable,
-            FAKE_TCP_V4 | FAKE_TCP_V6 => self.ready.fake_tcp |= event.readable,
-            _ => {}
-        }
+    /// Takes an event of one of the descriptors, and tells a worker what it means.
+    pub(super) fn handle_event(&mut self, event: &Event, worker: &mut node::Ready) {
+        let Event { token, readable, writable, .. } = *event;
+        let carrier = match token {
+            UDP => &mut self.ready.udp,
+            FAKE_TCP_V4 | FAKE_TCP_V6 => &mut self.ready.fake_tcp,
+            // Any edge may mean both.
+            _ => {
+                self.ready.tcp = true;
+                (worker.link, worker.writable) = (true, true);
+                return;
+            }
+        };
+        *carrier |= readable;
+        worker.link |= readable;
+        worker.writable |= writable;
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) must be called next.
     pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.fake_tcp.as_ref().and_then(FakeTcpLink::poll_timeout)
+        let fake_tcp = self.fake_tcp.as_ref().and_then(FakeTcpLink::poll_timeout);
+        fake_tcp.into_iter().chain(self.tcp.as_ref().and_then(TcpLink::poll_timeout)).min()
     }
 
     /// Does what is due.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if let Some(fake_tcp) = &mut self.fake_tcp {
             fake_tcp.handle_timeout(now);
+        }
+        if let Some(tcp) = &mut self.tcp {
+            tcp.handle_timeout(now);
         }
     }
 
@@ -108,10 +134,11 @@ impl CarrierLink {
     }
 
     fn receive_by(&mut self, carrier: Carrier, slots: &mut [RecvSlot]) -> io::Result<usize> {
-        let Self { udp, fake_tcp, ready, .. } = self;
-        let (result, ready) = match (carrier, fake_tcp) {
-            (Carrier::Udp, _) if ready.udp => (udp.recv(slots), &mut ready.udp),
-            (Carrier::FakeTcp, Some(link)) if ready.fake_tcp => (link.recv(slots), &mut ready.fake_tcp),
+        let Self { udp, fake_tcp, tcp, ready, .. } = self;
+        let (result, ready) = match (carrier, fake_tcp, tcp) {
+            (Carrier::Udp, _, _) if ready.udp => (udp.recv(slots), &mut ready.udp),
+            (Carrier::FakeTcp, Some(link), _) if ready.fake_tcp => (link.recv(slots), &mut ready.fake_tcp),
+            (Carrier::Tcp, _, Some(link)) if ready.tcp => (link.recv(slots), &mut ready.tcp),
             _ => return Err(ErrorKind::WouldBlock.into()),
         };
         match &result {
@@ -130,9 +157,10 @@ impl Link for CarrierLink {
 
     #[inline]
     fn send_via(&mut self, via: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
-        let result = match (via.carrier, &mut self.fake_tcp) {
-            (Carrier::Udp, _) => return self.udp.send_via(via, transmit),
-            (Carrier::FakeTcp, Some(link)) => link.send(transmit),
+        let result = match (via.carrier, &mut self.fake_tcp, &mut self.tcp) {
+            (Carrier::Udp, _, _) => return self.udp.send_via(via, transmit),
+            (Carrier::FakeTcp, Some(link), _) => link.send(transmit),
+            (Carrier::Tcp, _, Some(link)) => link.send(transmit),
             _ => Err(ErrorKind::Unsupported.into()),
         };
         match result {
@@ -144,7 +172,7 @@ impl Link for CarrierLink {
     }
 
     fn recv(&mut self, slots: &mut [RecvSlot]) -> io::Result<usize> {
-        if self.fake_tcp.is_none() {
+        if self.fake_tcp.is_none() && self.tcp.is_none() {
             return self.udp.recv(slots);
         }
         let order = match self.first {
@@ -166,6 +194,7 @@ impl Link for CarrierLink {
 #[derive(Debug)]
 pub(super) struct Dialler {
     pub(super) fake_tcp: Option<FakeTcpDialler>,
+    pub(super) tcp: Option<TcpHandle>,
 }
 
 /// What it takes to call by crafted TCP.
@@ -182,19 +211,29 @@ impl Dialler {
     /// # Errors
     /// There is no way there now.
     pub(super) fn dial(&self, carrier: Carrier, peer: usize, to: SocketAddr) -> io::Result<()> {
-        match (carrier, &self.fake_tcp) {
-            (Carrier::FakeTcp, Some(fake_tcp)) => match fake_tcp.keys.get(peer) {
+        match (carrier, &self.fake_tcp, &self.tcp) {
+            (Carrier::FakeTcp, Some(fake_tcp), _) => match fake_tcp.keys.get(peer) {
                 Some(key) => fake_tcp.handle.dial(to, key.clone()),
                 None => Ok(()),
             },
+            (Carrier::Tcp, _, Some(tcp)) => tcp.dial(to),
             _ => Ok(()),
+        }
+    }
+
+    /// A peer has proved to be there: it is no stranger any more.
+    pub(super) fn vouch_for(&self, carrier: Carrier, place: SocketAddr) {
+        if let (Carrier::Tcp, Some(tcp)) = (carrier, &self.tcp) {
+            tcp.vouch_for(place);
         }
     }
 
     /// Closes the flow or connection to a place.
     pub(super) fn hang_up(&self, carrier: Carrier, from: SocketAddr) {
-        if let (Carrier::FakeTcp, Some(fake_tcp)) = (carrier, &self.fake_tcp) {
-            fake_tcp.handle.hang_up(from);
+        match (carrier, &self.fake_tcp, &self.tcp) {
+            (Carrier::FakeTcp, Some(fake_tcp), _) => fake_tcp.handle.hang_up(from),
+            (Carrier::Tcp, _, Some(tcp)) => tcp.hang_up(from),
+            _ => {}
         }
     }
 }

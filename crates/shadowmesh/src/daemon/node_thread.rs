@@ -236,6 +236,9 @@ impl NodeThread {
 
     /// One line for each thing that a person may want to know.
     fn notice(&mut self, notice: &Notice) {
+        if let Notice::Connected { endpoint, .. } | Notice::Roamed { endpoint, .. } = notice {
+            self.dialler.vouch_for(endpoint.carrier, endpoint.address);
+        }
         match notice {
             Notice::Connected { peer, endpoint, handshake, post_quantum } => {
                 self.unreachable.remove(peer);

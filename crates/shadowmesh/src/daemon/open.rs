@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use node::{Node, PeerConfig, Worker};
 use os::fake_tcp::{FakeTcpHandle, FakeTcpLink};
+use os::tcp::{TcpHandle, TcpLink};
 use os::tun::{TunDevice, TunPort};
 use os::udp::UdpLink;
 use packet::PoolConfig;
@@ -58,14 +59,38 @@ pub(super) fn bind_control(socket: &SocketName, node: &str) -> Result<Bound, Fai
 /// The sockets of all carriers for each worker, and what calls others by them.
 pub(super) fn bind_links(config: &Config, workers: usize) -> Result<(Vec<CarrierLink>, Dialler), Failure> {
     let udp = bind_udp(config, workers)?;
-    let Some(wanted) = &config.carriers.fake_tcp else {
-        let links = udp.into_iter().map(|udp| CarrierLink::new(udp, None)).collect();
-        return Ok((links, Dialler { fake_tcp: None }));
+    let mut dialler = Dialler { fake_tcp: None, tcp: None };
+    let (mut fake_tcp, mut tcp) = (Vec::new(), Vec::new());
+    if let Some(wanted) = &config.carriers.fake_tcp {
+        let (links, handle) = bind_fake_tcp(config, wanted, workers)?;
+        let keys = config.peers.iter().map(|peer| wanted.guard_key(&peer.public_key)).collect();
+        (fake_tcp, dialler.fake_tcp) = (links, Some(FakeTcpDialler { handle, keys }));
+    }
+    if let Some(wanted) = &config.carriers.tcp {
+        let (links, handle) = bind_tcp(config, wanted, workers)?;
+        (tcp, dialler.tcp) = (links, Some(handle));
+    }
+    let (mut fake_tcp, mut tcp) = (fake_tcp.into_iter(), tcp.into_iter());
+    let links = udp.into_iter().map(|udp| CarrierLink::new(udp, fake_tcp.next(), tcp.next()));
+    Ok((links.collect(), dialler))
+}
+
+fn bind_tcp(
+    config: &Config,
+    wanted: &config::Tcp,
+    workers: usize,
+) -> Result<(Vec<TcpLink>, TcpHandle), Failure> {
+    let tcp = os::tcp::TcpConfig {
+        listen: wanted.listen,
+        workers,
+        // The kernel knows best what a connection needs.
+        send_buffer_bytes: 0,
+        receive_buffer_bytes: 0,
     };
-    let (fake_tcp, handle) = bind_fake_tcp(config, wanted, workers)?;
-    let links = udp.into_iter().zip(fake_tcp).map(|(udp, fake_tcp)| CarrierLink::new(udp, Some(fake_tcp)));
-    let keys = config.peers.iter().map(|peer| wanted.guard_key(&peer.public_key)).collect();
-    Ok((links.collect(), Dialler { fake_tcp: Some(FakeTcpDialler { handle, keys }) }))
+    os::tcp::bind(tcp).map_err(|error| {
+        let error = ConfigError::new(&config.path, with_causes(&error)).at(wanted.listen_place);
+        Failure::Runtime(error.help("choose another address or port for `listen` in [tcp]").to_string())
+    })
 }
 
 fn bind_fake_tcp(
@@ -171,6 +196,9 @@ pub(super) fn announce(
     info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
     if let Some(listen) = config.carriers.fake_tcp.as_ref().and_then(|wanted| wanted.listen) {
         info!("listening on TCP {listen} for crafted segments");
+    }
+    if let Some(listen) = config.carriers.tcp.as_ref().and_then(|wanted| wanted.listen) {
+        info!("listening on TCP {listen} for connections");
     }
     if !link.is_steered() {
         warn!(

@@ -83,9 +83,7 @@ impl WorkerThread {
                 for event in events.iter() {
                     match event.token {
                         ..TOKENS => {
-                            self.link.handle_event(&event);
-                            ready.link |= event.readable;
-                            ready.writable |= event.writable;
+                            self.link.handle_event(&event, &mut ready);
                         }
                         WAKER => {}
                         queue => {
