@@ -127,6 +127,11 @@ impl Places {
         all.extend(configured.iter().flat_map(|address| ways.iter().map(|way| by_way(*address, way))));
     }
 
+    /// The carriers that the peer may be reached by.
+    pub(crate) fn carriers(&self) -> impl ExactSizeIterator<Item = Carrier> {
+        self.ways.iter().map(|way| way.carrier)
+    }
+
     /// All places, best first.
     pub(crate) fn all(&self) -> &[Endpoint] {
         &self.all

@@ -112,7 +112,7 @@ impl StreamPort {
             now.saturating_duration_since(session.established()) < limits::REJECT_AFTER_TIME
         });
         match (usable, row.endpoint) {
-            (true, Some(_)) => Reach::Ready(row.packet_max),
+            (true, Some(_)) => Reach::Ready(row.stream_max),
             _ => Reach::NoSession,
         }
     }

@@ -37,6 +37,9 @@ pub(crate) struct PeerRow {
     pub(crate) queue_packets_max: u32,
     /// The largest inner packet that goes to it in one piece, bytes.
     pub(crate) packet_max: usize,
+    /// The same for datagrams of streams: what also passes by the narrowest other carrier, since streams cannot shrink what they
+    /// have sent once.
+    pub(crate) stream_max: usize,
 }
 
 /// A session that data may arrive on.

@@ -516,6 +516,7 @@ fn rows(peers: &[Peer]) -> Vec<PeerRow> {
             session: peer.current.clone(),
             queue_packets_max: peer.queue_packets_max,
             packet_max: peer.packet_max.into(),
+            stream_max: peer.packet_max.min(mtu::by_any_carrier(peer)).into(),
         })
         .collect()
 }

@@ -92,6 +92,17 @@ impl Node {
     }
 }
 
+/// The largest inner packet that goes to a peer in one piece by whichever of its carriers, on paths of 1,500 bytes.
+pub(super) fn by_any_carrier(peer: &Peer) -> u16 {
+    let to = peer.endpoint.unwrap_or(UNKNOWN).address.ip();
+    let carriers = peer.places.carriers();
+    let fits = |carrier| packet_max(peer.keys.protocol(), carrier, to, 1_500);
+    match carriers.len() {
+        0 | 1 => u16::MAX,
+        _ => carriers.map(fits).min().unwrap_or(u16::MAX),
+    }
+}
+
 /// The largest inner packet that goes to a peer in one piece.
 fn fitting(peer: &Peer, mtu: u16) -> u16 {
     let Some(endpoint) = peer.endpoint else { return mtu };
