@@ -7,7 +7,8 @@
 //!
 //! `day` counts days of UTC since 1970, u32, little-endian. Only the two can compute the key, from what they have before any
 //! handshake, so only they recognise a tag, or can tell that the tags of two days are of the same node. To everybody else a tag
-//! is eight random bytes. It says nothing about who sends it: a tag that was heard can be repeated by anybody until its day is over.
+//! is eight random bytes. It says nothing about who sends it: a tag that was heard can be repeated by anybody for as long as it is
+//! recognised.
 
 use std::fmt;
 
