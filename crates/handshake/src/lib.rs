@@ -199,6 +199,7 @@
 
 mod cookie;
 mod crypto;
+mod discovery;
 mod error;
 mod identity;
 mod initiator;
@@ -215,6 +216,7 @@ mod timestamp;
 mod vectors;
 
 pub use cookie::{Cookie, CookieChecker, CookieJar};
+pub use discovery::{DISCOVERY_TAG_LEN, DiscoveryKey};
 pub use error::HandshakeError;
 pub use identity::{Identity, PeerKeys, Protocol, Suite, preferred_suite};
 pub use initiator::{Datagrams, Initiation, InitiationOptions};

@@ -7,15 +7,17 @@
 //! - [`proxy`]: SOCKS5, HTTP CONNECT and forwards, and the exit that serves them.
 //! - `streams`: streams between nodes, on which the proxies run.
 //! - [`kcptun`]: in place of kcptun.
+//! - [`discovery`]: finding peers on the local network.
 //! - `demo`: two nodes on this machine, and proof that they work.
 //!
-//! It is a library only so that the configuration and the proxies can be fuzzed and tested by themselves.
+//! It is a library only so that the configuration, the proxies and discovery can be fuzzed and tested by themselves.
 
 mod cli;
 pub mod config;
 mod control;
 mod daemon;
 mod demo;
+pub mod discovery;
 mod failure;
 pub mod kcptun;
 mod logging;

@@ -72,6 +72,7 @@ fn a_valid_file_is_summed_up() {
     protocol  shadowmesh, post-quantum
     endpoint  it calls us
     addresses 10.77.0.2/32
+  discovery   on the local network, by Multicast DNS, since a peer has no endpoint
 "
         )
     );
@@ -90,7 +91,7 @@ fn the_example_is_valid_as_it_is_and_with_every_setting_uncommented() {
 
     let is_setting = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let settings = example.lines().filter(|line| line.strip_prefix('#').is_some_and(is_setting));
-    assert_eq!(settings.count(), 38, "a setting that was added must be uncommented by this test too");
+    assert_eq!(settings.count(), 40, "a setting that was added must be uncommented by this test too");
     let uncommented: Vec<_> = example
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -138,6 +139,39 @@ fn a_setting_of_streams_that_means_nothing_is_refused() {
     refused_first_line(
         &format!("{NODE}{TUN}[streams]\ncongestion = \"cubic\"\n"),
         "left.toml:7:14: unknown congestion `cubic`: \"bbr\", \"none\"",
+    );
+}
+
+#[test]
+fn peers_are_looked_for_on_the_local_network_where_one_has_no_endpoint() {
+    let scratch = scratch_with_key();
+    let listen = |address: &str| format!("{NODE}listen = \"{address}\"\n{TUN}");
+    let everywhere = listen("0.0.0.0:9443");
+    let known = right() + "endpoint = \"192.0.2.2:9443\"\n";
+    let discovery = |text: String| {
+        scratch.write("left.toml", &text);
+        let output = stdout(&run(&scratch.path, &["check", "-c", "left.toml"]));
+        let line = output.lines().find_map(|line| line.strip_prefix("  discovery   ")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{output}"))
+    };
+    let section = |mdns: bool| format!("[discovery]\nmdns = {mdns}\n");
+    let by_default = "on the local network, by Multicast DNS, since a peer has no endpoint";
+    let off = "off, since all peers have endpoints or none can reach this node";
+    assert_eq!(discovery(format!("{everywhere}{}", right())), by_default);
+    assert_eq!(discovery(format!("{everywhere}{known}")), off);
+    assert_eq!(discovery(format!("{}{}", listen("127.0.0.1:9443"), right())), off);
+    assert_eq!(discovery(format!("{everywhere}{}{}", right(), section(false))), "off");
+    assert_eq!(
+        discovery(format!("{everywhere}{known}{}", section(true))),
+        "on the local network, by Multicast DNS"
+    );
+    refused_first_line(
+        &format!("{everywhere}{known}[discovery]\nmdns = \"yes\"\n"),
+        "left.toml:13:8: `mdns` must be true or false, not a string",
+    );
+    refused_first_line(
+        &format!("{everywhere}{known}[discovery]\nmnds = true\n"),
+        "left.toml:13:1: unknown key `mnds` in [discovery], did you mean `mdns`?",
     );
 }
 

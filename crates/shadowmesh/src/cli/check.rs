@@ -62,6 +62,7 @@ fn summary(config: &Config) -> String {
             line("  keepalive", &format!("every {} s", keepalive.as_secs()));
         }
     }
+    line("discovery", discovery(config));
     let proxies = &config.proxies;
     for proxy in &proxies.socks5 {
         line("socks5", &socks5(proxy, &config.peers));
@@ -93,6 +94,15 @@ fn way(way: &Way) -> String {
     match way.port {
         None => way.carrier.to_string(),
         Some(port) => format!("{} (port {port})", way.carrier),
+    }
+}
+
+fn discovery(config: &Config) -> &'static str {
+    match (config.discovers(), config.discovery.mdns) {
+        (true, Some(_)) => "on the local network, by Multicast DNS",
+        (true, None) => "on the local network, by Multicast DNS, since a peer has no endpoint",
+        (false, Some(_)) => "off",
+        (false, None) => "off, since all peers have endpoints or none can reach this node",
     }
 }
 

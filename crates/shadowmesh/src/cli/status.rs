@@ -9,7 +9,7 @@ use super::output::{Paint, print};
 use super::target::Target;
 use super::units::{bytes, count, duration, millis, percent};
 use crate::control::Status;
-use crate::control::types::{PeerStreamsStatus, StreamsStatus, TunStatus};
+use crate::control::types::{DiscoveryStatus, PeerStreamsStatus, StreamsStatus, TunStatus};
 use crate::failure::Failure;
 
 /// Options of `status`.
@@ -80,12 +80,26 @@ fn table(status: &Status, paint: Paint) -> String {
             line("", &streams_with(peer));
         }
     }
+    if status.discovery.enabled {
+        line("discovery", &discovery(&status.discovery));
+    }
     if !status.drops.is_empty() {
         line("drops", &drops(&status.drops));
     }
     out.push('\n');
     peers(&mut out, status, paint);
     out
+}
+
+/// `found on the local network: right at 192.0.2.2:9443`.
+fn discovery(discovery: &DiscoveryStatus) -> String {
+    if let Some(error) = &discovery.error {
+        return format!("failing: {error}");
+    }
+    let found: Vec<_> =
+        discovery.found.iter().map(|found| format!("{} at {}", found.peer, found.address)).collect();
+    let found = if found.is_empty() { "nobody yet".into() } else { found.join(", ") };
+    format!("found on the local network: {found}")
 }
 
 /// `12 clients, 3 requests served, 1.2 GB up, 3.4 GB down`.

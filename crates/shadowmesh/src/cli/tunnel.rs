@@ -11,7 +11,9 @@ use node::Way;
 use packet::Carrier;
 
 use super::places;
-use crate::config::{Carriers, Config, Direction, Endpoint, Forward, Peer, Proxies, Socks5, Streams};
+use crate::config::{
+    Carriers, Config, Direction, Discovery, Endpoint, Forward, Peer, Proxies, Socks5, Streams,
+};
 use crate::control::SocketName;
 use crate::daemon;
 use crate::failure::Failure;
@@ -177,6 +179,7 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
         carriers,
         proxies,
         streams: Streams::default(),
+        discovery: Discovery::default(),
     };
     daemon::run(daemon::Options { config, socket, state_dir: places::state_dir() })
 }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::carriers;
+use super::discovery;
 use super::error::ConfigError;
 use super::proxy;
 use super::secrets::{chmod_help, read_text};
@@ -19,7 +20,8 @@ use super::source::{Section, Source, Value, type_name};
 use super::streams;
 use super::{Config, DEFAULT_PORT, Endpoint, MTU_MAX, MTU_MIN, Peer, TunConfig};
 
-const ROOT: &[&str] = &["node", "tun", "peer", "socks5", "forward", "exit", "streams", "faketcp", "tcp"];
+const ROOT: &[&str] =
+    &["node", "tun", "peer", "socks5", "forward", "exit", "streams", "discovery", "faketcp", "tcp"];
 const NODE: &[&str] = &["private_key", "private_key_file", "listen", "name", "workers", "cipher", "offload"];
 const TUN: &[&str] = &["name", "address", "mtu"];
 const PEER: &[&str] = &[
@@ -45,6 +47,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     (streams::STREAMS_TITLE, streams::STREAMS),
     (carriers::FAKE_TCP_TITLE, carriers::FAKE_TCP),
     (carriers::TCP_TITLE, carriers::TCP),
+    (discovery::DISCOVERY_TITLE, discovery::DISCOVERY),
 ];
 
 /// Longest names of nodes and peers, in bytes.
@@ -91,6 +94,7 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
         ));
     }
     let streams = streams::streams(&source, &root)?;
+    let discovery = discovery::discovery(&source, &root)?;
     let path = path.into();
     Ok(Config {
         path,
@@ -106,6 +110,7 @@ pub(super) fn config(path: &Path, text: &str, open_to_others: bool) -> Result<Co
         carriers,
         proxies,
         streams,
+        discovery,
     })
 }
 
@@ -286,7 +291,7 @@ fn private_key(
 }
 
 /// What the node will be, to try the peers' keys with.
-fn identity(secret: &StaticSecret) -> Identity {
+pub(super) fn identity(secret: &StaticSecret) -> Identity {
     let copy = secret.to_base64().parse().expect("what was written as base64 is a key");
     Identity::new(copy)
 }

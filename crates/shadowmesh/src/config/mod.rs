@@ -5,6 +5,7 @@
 
 mod carriers;
 mod check;
+mod discovery;
 mod endpoint;
 mod error;
 mod proxy;
@@ -16,11 +17,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
+use handshake::{Identity, PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
 use ipnet::IpNet;
 use node::Way;
 
 pub use carriers::{Carriers, FakeTcp, Tcp};
+pub use discovery::Discovery;
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Place};
 pub use proxy::{Direction, Forward, Login, Proxies, Socks5};
@@ -64,6 +66,8 @@ pub struct Config {
     pub proxies: Proxies,
     /// How the streams behave that the proxies run on.
     pub streams: Streams,
+    /// How peers are found.
+    pub discovery: Discovery,
 }
 
 /// The `[tun]` section.
@@ -145,6 +149,18 @@ impl Config {
         let mut config = check::config(path, text, open_to_others)?;
         config.apply(overrides)?;
         Ok(config)
+    }
+
+    /// Whether to find peers on the local network, and be found: as configured, or else where a peer has no endpoint and the node
+    /// can be reached from that network.
+    pub fn discovers(&self) -> bool {
+        let missing = self.peers.iter().any(|peer| peer.endpoint.is_none());
+        self.discovery.mdns.unwrap_or(missing && !self.listen.ip().is_loopback())
+    }
+
+    /// Our own keys once more, for whoever needs them beside the node.
+    pub(crate) fn identity(&self) -> Identity {
+        check::identity(&self.secret)
     }
 
     fn apply(&mut self, overrides: &Overrides) -> Result<(), ConfigError> {

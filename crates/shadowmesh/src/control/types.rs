@@ -40,6 +40,30 @@ pub(crate) struct Status {
     pub(crate) workers: Vec<WorkerStatus>,
     /// Streams, and the proxies on them; null for a node that runs none.
     pub(crate) streams: Option<StreamsStatus>,
+    /// Peers on the local network.
+    pub(crate) discovery: DiscoveryStatus,
+}
+
+/// What becomes of finding peers on the local network.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct DiscoveryStatus {
+    /// Whether it is wanted.
+    pub(crate) enabled: bool,
+    /// Why it does not work, if so.
+    pub(crate) error: Option<String>,
+    /// Advertisements of ours that others can see.
+    pub(crate) instances: usize,
+    /// Which peers were seen where.
+    pub(crate) found: Vec<FoundPeer>,
+}
+
+/// A peer on the local network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FoundPeer {
+    /// Its name.
+    pub(crate) peer: String,
+    /// Where its advertisement says it is.
+    pub(crate) address: SocketAddr,
 }
 
 /// Streams, and the proxies on them.

@@ -10,9 +10,10 @@ use node::{Event, NodeStatus, PeerId};
 use packet::Carrier;
 use tokio::sync::oneshot;
 
+use super::discovery::DiscoveryQueries;
 use super::worker_thread::Counters;
 use crate::control::server::Refusal;
-use crate::control::types::{Offloads, STATUS_VERSION, Status, TunStatus, WorkerStatus};
+use crate::control::types::{DiscoveryStatus, Offloads, STATUS_VERSION, Status, TunStatus, WorkerStatus};
 use crate::streams::StreamQueries;
 
 /// What the node's thread takes from its bounded channel.
@@ -42,10 +43,8 @@ pub(crate) enum Command {
     /// A look-up has ended.
     Resolved { peer: PeerId, found: Result<SocketAddr, String> },
     /// A peer may be at a place on the local network.
-    #[allow(dead_code)] // told by discovery on the local network, which is to come
     Offer { peer: PeerId, address: SocketAddr },
     /// It is not there any more.
-    #[allow(dead_code)] // as above
     Withdraw { peer: PeerId, address: SocketAddr },
     /// Come to an end.
     Stop,
@@ -79,6 +78,8 @@ pub(crate) struct NodeHandle {
     pub(super) inputs: SyncSender<Input>,
     /// Who knows of the streams, if anybody runs any.
     pub(super) streams: Option<StreamQueries>,
+    /// Who knows what was found on the local network, if anybody looks.
+    pub(super) discovery: Option<DiscoveryQueries>,
 }
 
 impl NodeHandle {
@@ -95,6 +96,10 @@ impl NodeHandle {
                 answer.await.ok()
             }
             None => None,
+        };
+        let discovery = match &self.discovery {
+            Some(queries) => queries.status(&node.peers).await,
+            None => DiscoveryStatus::default(),
         };
         let workers = self.workers.iter().map(|counters| WorkerStatus {
             allocations: counters.allocations.load(Relaxed),
@@ -116,6 +121,7 @@ impl NodeHandle {
             peers: node.peers,
             workers: workers.collect(),
             streams,
+            discovery,
         })
     }
 
@@ -139,17 +145,21 @@ impl NodeHandle {
         answer.await.map_err(|_| Refusal::ShuttingDown)?
     }
 
-    /// Workers never wait for the channel, so neither may the thread that answers signals: it tries again a little
-    /// later while a flood of handshakes keeps the channel full.
     async fn send(&self, command: Command) -> Result<(), Refusal> {
-        let mut input = Input::Command(command);
-        loop {
-            match self.inputs.try_send(input) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Disconnected(_)) => return Err(Refusal::ShuttingDown),
-                Err(TrySendError::Full(back)) => input = back,
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        send(&self.inputs, command).await
+    }
+}
+
+/// Workers never wait for the channel, so neither may the thread that answers signals, nor one that runs other tasks: it tries
+/// again a little later while a flood of handshakes keeps the channel full.
+pub(super) async fn send(inputs: &SyncSender<Input>, command: Command) -> Result<(), Refusal> {
+    let mut input = Input::Command(command);
+    loop {
+        match inputs.try_send(input) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Err(Refusal::ShuttingDown),
+            Err(TrySendError::Full(back)) => input = back,
         }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -12,6 +12,7 @@
 //! interface, its addresses and its routes.
 
 mod carriers;
+mod discovery;
 mod epoch;
 mod handle;
 mod mtu;
@@ -37,6 +38,7 @@ use log::{debug, error, info, warn};
 use node::PeerId;
 use os::poll::{Events, Interest, Poller, Waker};
 use os::signal::{Signal, Signals};
+use os::tun::TunDevice;
 use tokio::sync::mpsc;
 
 pub(crate) use epoch::STATE_DIR;
@@ -51,6 +53,7 @@ use crate::failure::Failure;
 use crate::proxy::StopHandle;
 use crate::streams::StreamsThread;
 pub(crate) use carriers::CarrierLink;
+use discovery::DiscoveryThread;
 use handle::Command;
 use node_thread::{NodeThread, PeerNotes};
 use resolver::{Family, Resolver};
@@ -161,6 +164,8 @@ struct Running {
     inputs: SyncSender<Input>,
     stop: Arc<AtomicBool>,
     wakers: Vec<Arc<Waker>>,
+    /// Ends the search for peers on the local network.
+    discovery: Option<StopHandle>,
     /// Ends the streams.
     streams: Option<StopHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -194,6 +199,8 @@ impl Running {
         let wakers = wakers.map_err(|error| runtime_error("cannot create a waker", error))?;
         let streams =
             streams::Plan::of(&config).map_err(|error| runtime_error("cannot run streams", error))?;
+        let tun_name = device.as_ref().map(TunDevice::name);
+        let discovery = discovery::plan(&config, listen, family(listen), tun_name, inputs.clone());
         let handle = Arc::new(NodeHandle {
             name: config.name.clone(),
             started: now,
@@ -206,6 +213,7 @@ impl Running {
             workers: counters.clone(),
             inputs: inputs.clone(),
             streams: streams.as_ref().map(|plan| plan.queries.clone()),
+            discovery: discovery.as_ref().map(|(_, queries, _)| queries.clone()),
         });
         let endpoints = config.peers.iter().enumerate();
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
@@ -223,7 +231,8 @@ impl Running {
             }
             None => None,
         };
-        let mut running = Self { handle, inputs, stop, wakers, streams: None, threads: Vec::new() };
+        let mut running =
+            Self { handle, inputs, stop, wakers, discovery: None, streams: None, threads: Vec::new() };
         let parts = workers.into_iter().zip(ports).zip(links).zip(counters).zip(&running.wakers);
         let workers: Vec<_> = parts
             .map(|((((worker, port), link), counters), waker)| WorkerThread {
@@ -256,7 +265,8 @@ impl Running {
             pings: HashMap::new(),
             unreachable: HashSet::new(),
         };
-        match running.spawn_all(workers, node, streams, ended) {
+        let discovery = discovery.map(|(thread, _, stop)| (thread, stop));
+        match running.spawn_all(workers, node, discovery, streams, ended) {
             Ok(()) => Ok(running),
             Err(failure) => {
                 running.stop();
@@ -269,6 +279,7 @@ impl Running {
         &mut self,
         workers: Vec<WorkerThread>,
         node: NodeThread,
+        discovery: Option<(DiscoveryThread, StopHandle)>,
         streams: Option<(StreamsThread, streams::Started, StopHandle)>,
         ended: &mpsc::UnboundedSender<Wake>,
     ) -> Result<(), Failure> {
@@ -276,6 +287,14 @@ impl Running {
         self.spawn("sm-node", ended, move || node.run())?;
         for (index, worker) in workers.into_iter().enumerate() {
             self.spawn(&format!("sm-worker-{index}"), ended, move || worker.run())?;
+        }
+        if let Some((discovery, stop)) = discovery {
+            let run = move || {
+                discovery.run();
+                Ok(())
+            };
+            self.spawn("sm-discovery", ended, run)?;
+            self.discovery = Some(stop);
         }
         if let Some((streams, started, stop)) = streams {
             self.spawn("sm-streams", ended, move || streams.run())?;
@@ -312,6 +331,10 @@ impl Running {
 
     /// Ends all threads, and with them the device and the sockets. None of them ever blocks for long.
     fn stop(mut self) {
+        // Whoever is told that we go has time for it while the streams end.
+        if let Some(discovery) = self.discovery.take() {
+            discovery.stop();
+        }
         // The streams first: what was written still goes out, through everybody else.
         if let Some(streams) = self.streams.take() {
             streams.stop();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::format;
+use super::lan::Joined;
 use super::ping::Echoes;
 use super::progress::Style;
 use super::table::Table;
@@ -35,6 +36,7 @@ pub(super) struct Report {
     pub(super) rekey: Option<Rekey>,
     pub(super) allocations: Option<Allocations>,
     pub(super) drops: Option<Drops>,
+    pub(super) joined: Option<Joined>,
 }
 
 /// One step.
@@ -321,6 +323,7 @@ impl Report {
             rekey: None,
             allocations: None,
             drops: None,
+            joined: None,
         }
     }
 
@@ -365,6 +368,15 @@ impl Report {
         if let Some(drops) = &self.drops {
             row(drops.held(), "Packets dropped", drops.detail(), "all counted");
             table.row([String::new(), "Lost in between".to_owned(), drops.lost_between(), String::new()]);
+        }
+        if let Some(joined) = &self.joined {
+            let mark = if joined.held() { "✓" } else { "✗" };
+            table.row([
+                mark.to_owned(),
+                "Third on a LAN".to_owned(),
+                joined.detail(),
+                "none lost".to_owned(),
+            ]);
         }
         table.render(style)
     }
@@ -468,7 +480,7 @@ mod tests {
     fn json_names_what_was_not_reached_as_null() {
         let json = serde_json::to_value(Report::new()).unwrap();
         assert_eq!(json["version"], 1);
-        for part in ["handshake", "ping", "roaming", "rekey", "allocations", "drops"] {
+        for part in ["handshake", "ping", "roaming", "rekey", "allocations", "drops", "joined"] {
             assert!(json[part].is_null(), "{part}");
         }
         assert_eq!(serde_json::to_value(full()).unwrap()["throughput"][2]["flows"], 4);

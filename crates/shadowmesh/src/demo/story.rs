@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::failure::{Context, Failure, Outcome};
 use super::format;
+use super::lan;
 use super::pattern::Pattern;
 use super::ping::ping;
 use super::probes::{Pace, Probed, Probes};
@@ -69,7 +70,7 @@ struct Story {
 }
 
 impl Story {
-    /// Plays all scenes between two machines. `None` when one failed without which the others make no sense.
+    /// Plays all scenes. `None` when one failed without which the others make no sense.
     fn play(&mut self, world: &mut World, throughput: Duration) -> Option<()> {
         self.step("nodes", |_| nodes(world))?;
         self.report.handshake = self.step("handshake", |_| handshake(world));
@@ -94,6 +95,7 @@ impl Story {
         self.report.allocations = self.step("allocations", |_| Ok(before?.until(&after?)));
         self.report.drops = self.step("drops", |_| drops(world));
         self.step("stop", |_| stop(world))?;
+        self.report.joined = self.step("lan", lan::join);
         Some(())
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use handshake::{PublicKey, StaticSecret};
+use handshake::StaticSecret;
 use ipnet::{IpNet, Ipv4Net};
 use os::netns::{self, Netns};
 use rand_chacha::ChaCha20Rng;
@@ -33,7 +33,7 @@ const RIGHT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Where the left node moves to.
 pub(super) const LEFT_MOVED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 const UNDERLAY_PREFIX: u8 = 24;
-const WIRE: &str = "wire0";
+pub(super) const WIRE: &str = "wire0";
 const TUN: &str = "shadow0";
 const PORT: u16 = 9443;
 /// How long a daemon may take to answer on its control socket.
@@ -67,16 +67,8 @@ pub(super) struct Host {
 impl World {
     /// Two machines and a cable; no daemon yet.
     pub(super) fn new() -> Outcome<Self> {
-        let mut seed = <ChaCha20Rng as SeedableRng>::Seed::default();
-        getrandom::fill(&mut seed).context("no randomness for keys")?;
-        let mut rng = ChaCha20Rng::from_seed(seed);
-        let mut host = |name, underlay, overlay| -> Outcome<Host> {
-            let netns = Netns::new().context("cannot make a network namespace")?;
-            let secret = StaticSecret::generate(&mut rng);
-            Ok(Host { name, netns, underlay, overlay, secret, daemon: None, log: Log::default() })
-        };
-        let left = host("left", LEFT, Ipv4Addr::new(10, 77, 0, 1))?;
-        let right = host("right", RIGHT, Ipv4Addr::new(10, 77, 0, 2))?;
+        let left = Host::new("left", LEFT, Ipv4Addr::new(10, 77, 0, 1))?;
+        let right = Host::new("right", RIGHT, Ipv4Addr::new(10, 77, 0, 2))?;
         netns::veth_pair(&left.netns, WIRE, &right.netns, WIRE)
             .context("cannot join the namespaces (if the kernel has no veth: sudo modprobe veth)")?;
         left.add_address(LEFT)?;
@@ -89,11 +81,11 @@ impl World {
     ///
     /// Call it on a thread that lasts as long as they should: they die with it.
     pub(super) fn start_daemons(&mut self, workers: usize) -> Outcome<()> {
-        let (left, right) = (&self.left, &self.right);
-        let (key, overlay, underlay) = (right.secret.public_key(), right.overlay, right.underlay);
-        self.right.start(left.secret.public_key(), left.overlay, None, workers)?;
+        let right = self.right.own_config(workers) + &self.left.as_peer(None);
+        self.right.start(&right)?;
         self.await_start(|world| &world.right)?;
-        self.left.start(key, overlay, Some(underlay), workers)?;
+        let left = self.left.own_config(workers) + &self.right.as_peer(Some(self.right.underlay));
+        self.left.start(&left)?;
         self.await_start(|world| &world.left)
     }
 
@@ -159,6 +151,15 @@ impl World {
 }
 
 impl Host {
+    /// A machine without a network, and with a key of its own; no daemon yet.
+    pub(super) fn new(name: &'static str, underlay: Ipv4Addr, overlay: Ipv4Addr) -> Outcome<Self> {
+        let mut seed = <ChaCha20Rng as SeedableRng>::Seed::default();
+        getrandom::fill(&mut seed).context("no randomness for keys")?;
+        let secret = StaticSecret::generate(&mut ChaCha20Rng::from_seed(seed));
+        let netns = Netns::new().context("cannot make a network namespace")?;
+        Ok(Self { name, netns, underlay, overlay, secret, daemon: None, log: Log::default() })
+    }
+
     /// Asks the daemon how it is.
     pub(super) fn status(&self) -> Outcome<Status> {
         self.ask(Client::status)
@@ -180,7 +181,7 @@ impl Host {
         netlink.del_address(wire, network(self.underlay)).context("cannot take an address away")
     }
 
-    fn add_address(&self, address: Ipv4Addr) -> Outcome<()> {
+    pub(super) fn add_address(&self, address: Ipv4Addr) -> Outcome<()> {
         let mut netlink = self.netns.netlink().context("no netlink")?;
         let wire = netlink.link_index(WIRE).context("no wire")?;
         netlink.add_address(wire, network(address)).context("cannot give an address")
@@ -196,13 +197,10 @@ impl Host {
         answer.context(format_args!("{} does not answer", self.name))
     }
 
-    fn start(
-        &mut self,
-        peer: PublicKey,
-        peer_overlay: Ipv4Addr,
-        endpoint: Option<Ipv4Addr>,
-        workers: usize,
-    ) -> Outcome<()> {
+    /// Starts the daemon; whether it comes to run, its [status](Self::status) tells.
+    ///
+    /// Call it on a thread that lasts as long as the daemon should: it dies with it.
+    pub(super) fn start(&mut self, config: &str) -> Outcome<()> {
         let executable = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = self.netns.command(executable);
         command
@@ -220,7 +218,6 @@ impl Host {
             .spawn()
             .context(format_args!("cannot start the daemon of {}", self.name))?;
         if let Some(mut stdin) = child.stdin.take() {
-            let config = self.config(peer, peer_overlay, endpoint, workers);
             // A daemon that does not read it has ended; whoever waits for its start will say so.
             let _ = stdin.write_all(config.as_bytes());
         }
@@ -231,14 +228,8 @@ impl Host {
         Ok(())
     }
 
-    fn config(
-        &self,
-        peer: PublicKey,
-        peer_overlay: Ipv4Addr,
-        endpoint: Option<Ipv4Addr>,
-        workers: usize,
-    ) -> String {
-        let endpoint = endpoint.map_or(String::new(), |address| format!("endpoint = \"{address}:{PORT}\""));
+    /// What stands in its own configuration, but for the peers.
+    pub(super) fn own_config(&self, workers: usize) -> String {
         format!(
             r#"
             [node]
@@ -249,16 +240,27 @@ impl Host {
             [tun]
             name = "{TUN}"
             address = ["{overlay}/24"]
-            [[peer]]
-            name = "{peer_name}"
-            public_key = "{peer}"
-            allowed_ips = ["{peer_overlay}/32"]
-            {endpoint}
             "#,
             name = self.name,
             key = self.secret.to_base64().as_str(),
             overlay = self.overlay,
-            peer_name = self.peer_name(),
+        )
+    }
+
+    /// What stands in the configurations of its peers.
+    pub(super) fn as_peer(&self, endpoint: Option<Ipv4Addr>) -> String {
+        let endpoint = endpoint.map_or(String::new(), |address| format!("endpoint = \"{address}:{PORT}\""));
+        format!(
+            r#"
+            [[peer]]
+            name = "{name}"
+            public_key = "{key}"
+            allowed_ips = ["{overlay}/32"]
+            {endpoint}
+            "#,
+            name = self.name,
+            key = self.secret.public_key(),
+            overlay = self.overlay,
         )
     }
 
