@@ -2,17 +2,20 @@
 //!
 //! It needs no configuration, installs nothing, writes no file and touches no interface of the machine.
 //! [`story`] tells what happens in order; [`world`] builds the machines it happens on; [`tcp`], [`probes`]
-//! and [`ping`] make traffic and check each byte of it; [`lan`] is a scene with a third node; [`report`] says what came out, [`progress`] what goes
+//! and [`ping`] make traffic and check each byte of it; [`lan`] is a scene with a third node, [`bad_network`] two on a [`middlebox`] that blocks
+//! and loses; [`report`] says what came out, [`progress`] what goes
 //! on; [`requirements`] what a machine must allow.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+mod bad_network;
 mod failure;
 mod format;
 mod interrupt;
 mod lan;
+mod middlebox;
 mod pattern;
 mod ping;
 mod probes;
@@ -46,7 +49,8 @@ const MORE_HELP: &str = "\
 For exit code 0 all of this has to hold: the handshake is post-quantum; no ping is lost; every TCP byte \
 arrives as it was sent; when a node changes its address, the link is silent for 500 ms at most; while keys \
 change no packet is lost; none ever arrives damaged or twice; forwarding allocates no heap memory (0.00 times a \
-packet); a third node that joins a LAN is found, though nobody has an endpoint; both nodes stop within a second and leave nothing behind.
+packet); a third node that joins a LAN is found, though nobody has an endpoint; where UDP is blocked, the session goes on over crafted TCP after \
+3 s of silence at most; both nodes stop within a second and leave nothing behind.
 
 The JSON object; a part that was not reached is null:
   version          1
@@ -63,6 +67,11 @@ The JSON object; a part that was not reached is null:
   rekey            rekeys, packets_sent, packets_lost
   allocations      packets, count, per_packet: by the data-plane threads during
                    the throughput steps
+  blocked          carrier, gap_ms, probes_sent, probes_lost: UDP is blocked while
+                   500 probes a second flow each way
+  lossy            loss, rtt_ms, socks5_bits_per_second, tcp_bits_per_second:
+                   a download through SOCKS5, and by the kernel's TCP outside
+                   of the mesh, at 100 Mbit/s with lost packets
   joined           found_ms: until both others had a session with the third node;
                    pings_sent, pings_lost
   drops            left, right: packets dropped, by the reasons that

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::bad_network::{Blocked, Lossy};
 use super::format;
 use super::lan::Joined;
 use super::ping::Echoes;
@@ -37,6 +38,8 @@ pub(super) struct Report {
     pub(super) allocations: Option<Allocations>,
     pub(super) drops: Option<Drops>,
     pub(super) joined: Option<Joined>,
+    pub(super) blocked: Option<Blocked>,
+    pub(super) lossy: Option<Lossy>,
 }
 
 /// One step.
@@ -324,6 +327,8 @@ impl Report {
             allocations: None,
             drops: None,
             joined: None,
+            blocked: None,
+            lossy: None,
         }
     }
 
@@ -343,40 +348,46 @@ impl Report {
     /// The results, aligned, with what each had to be; `None` without any.
     pub(super) fn table(&self, style: Style) -> Option<String> {
         let mut table = Table::new(["", "Measured", "Result", "Required"]);
-        let mut row = |held, name: &str, result: String, required: &str| {
+        let row = |table: &mut Table<_>, held, name: &str, result: String, required: &str| {
             let mark = if held { "✓" } else { "✗" };
             table.row([mark.to_owned(), name.to_owned(), result, required.to_owned()]);
         };
         if let Some(handshake) = &self.handshake {
-            row(handshake.held(), "Handshake", handshake.detail(), "post-quantum");
+            row(&mut table, handshake.held(), "Handshake", handshake.detail(), "post-quantum");
         }
         if let Some(ping) = &self.ping {
-            row(ping.held(), "Ping", ping.detail(), "none lost");
+            row(&mut table, ping.held(), "Ping", ping.detail(), "none lost");
         }
         for throughput in &self.throughput {
-            row(throughput.held(), &throughput.name(), throughput.detail(), "every byte");
+            row(&mut table, throughput.held(), &throughput.name(), throughput.detail(), "every byte");
         }
         if let Some(roaming) = &self.roaming {
-            row(roaming.held(), "Roaming", roaming.detail(), &format!("≤ {ROAMING_GAP_MS_MAX:.0} ms"));
+            row(
+                &mut table,
+                roaming.held(),
+                "Roaming",
+                roaming.detail(),
+                &format!("≤ {ROAMING_GAP_MS_MAX:.0} ms"),
+            );
         }
         if let Some(rekey) = &self.rekey {
-            row(rekey.held(), "Rekey", rekey.detail(), "none lost");
+            row(&mut table, rekey.held(), "Rekey", rekey.detail(), "none lost");
         }
         if let Some(allocations) = &self.allocations {
-            row(allocations.held(), "Heap allocations", allocations.detail(), "0.00");
+            row(&mut table, allocations.held(), "Heap allocations", allocations.detail(), "0.00");
         }
         if let Some(drops) = &self.drops {
-            row(drops.held(), "Packets dropped", drops.detail(), "all counted");
+            row(&mut table, drops.held(), "Packets dropped", drops.detail(), "all counted");
             table.row([String::new(), "Lost in between".to_owned(), drops.lost_between(), String::new()]);
         }
         if let Some(joined) = &self.joined {
-            let mark = if joined.held() { "✓" } else { "✗" };
-            table.row([
-                mark.to_owned(),
-                "Third on a LAN".to_owned(),
-                joined.detail(),
-                "none lost".to_owned(),
-            ]);
+            row(&mut table, joined.held(), "Third on a LAN", joined.detail(), "none lost");
+        }
+        if let Some(blocked) = &self.blocked {
+            row(&mut table, blocked.held(), "UDP blocked", blocked.detail(), "≤ 3,000 ms");
+        }
+        if let Some(lossy) = &self.lossy {
+            row(&mut table, lossy.held(), "Lossy link", lossy.detail(), "every byte");
         }
         table.render(style)
     }
@@ -480,7 +491,9 @@ mod tests {
     fn json_names_what_was_not_reached_as_null() {
         let json = serde_json::to_value(Report::new()).unwrap();
         assert_eq!(json["version"], 1);
-        for part in ["handshake", "ping", "roaming", "rekey", "allocations", "drops", "joined"] {
+        for part in
+            ["handshake", "ping", "roaming", "rekey", "allocations", "drops", "joined", "blocked", "lossy"]
+        {
             assert!(json[part].is_null(), "{part}");
         }
         assert_eq!(serde_json::to_value(full()).unwrap()["throughput"][2]["flows"], 4);

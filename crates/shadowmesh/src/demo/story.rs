@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::bad_network::BadNetwork;
 use super::failure::{Context, Failure, Outcome};
 use super::format;
 use super::lan;
@@ -96,7 +97,18 @@ impl Story {
         self.report.drops = self.step("drops", |_| drops(world));
         self.step("stop", |_| stop(world))?;
         self.report.joined = self.step("lan", lan::join);
+        self.bad_network();
         Some(())
+    }
+
+    /// The scenes on a network that is not on the nodes' side.
+    fn bad_network(&mut self) {
+        let (pattern, mut network) = (Arc::clone(&self.pattern), None);
+        self.report.blocked =
+            self.step("udp blocked", |step| network.insert(BadNetwork::new(step)?).block_udp(&pattern, step));
+        if let Some(network) = &network {
+            self.report.lossy = self.step("lossy link", |step| network.lose(&pattern, step));
+        }
     }
 
     fn tcp(&mut self, name: &'static str, from: &Host, to: &Host, flows: usize, duration: Duration) {

@@ -52,6 +52,13 @@ impl Flows {
         Ok(Self { ends: ends.context(format_args!("cannot connect to {target}"))? })
     }
 
+    /// One flow, from the first of these connected ends to the second.
+    pub(super) fn of(sender: TcpStream, receiver: TcpStream) -> io::Result<Self> {
+        sender.set_write_timeout(Some(STALL_MAX))?;
+        receiver.set_read_timeout(Some(STALL_MAX))?;
+        Ok(Self { ends: vec![(sender, receiver)] })
+    }
+
     /// Sends on all flows for `duration` and checks what arrives. Meanwhile `tick` hears the time passed and
     /// the bytes received so far.
     pub(super) fn run(
