@@ -60,7 +60,7 @@ impl Pair {
     fn respond(&mut self, datagram: &[u8]) -> (Vec<u8>, Session) {
         let incoming =
             Incoming::receive_from(&self.bob, datagram, |_| Some(&self.to_alice)).expect("it is authentic");
-        incoming.respond(&self.bob, &self.to_alice, 2, None, self.now, &mut self.rng).expect("it is Alice")
+        incoming.respond(&self.to_alice, 2, None, self.now, &mut self.rng).expect("it is Alice")
     }
 
     fn sessions(&mut self) -> (Session, Session) {

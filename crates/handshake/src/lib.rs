@@ -43,7 +43,7 @@
 //! // Bob finds out who it is, checks that the timestamp is new, and answers. (`receive_from` is quicker.)
 //! let incoming = Incoming::receive(&bob, datagram)?;
 //! assert_eq!(incoming.remote(), alice.public_key());
-//! let (response, bobs_session) = incoming.respond(&bob, &to_alice, 2, None, now, &mut rng)?;
+//! let (response, bobs_session) = incoming.respond(&to_alice, 2, None, now, &mut rng)?;
 //!
 //! // Alice has a session, too, and sends in it; Bob may send after he has opened her first packet.
 //! let alices_session = initiation.finish(&alice, &to_bob, &response, now)?;

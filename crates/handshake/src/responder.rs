@@ -188,15 +188,13 @@ impl Incoming {
     /// are unusable.
     pub fn respond(
         self,
-        identity: &Identity,
         peer: &PeerKeys,
         local_index: u32,
         cookie: Option<&Cookie>,
         now: Instant,
         rng: &mut impl CryptoRng,
     ) -> Result<(Vec<u8>, Session), HandshakeError> {
-        // The identity has nothing to add: `ee` and `se` are between our ephemeral key and the remote's keys.
-        let _ = identity;
+        // Our identity has nothing to add: `ee` and `se` are between our ephemeral key and the remote's keys.
         self.respond_with(peer, local_index, cookie, now, &KeyPair::generate(rng), kem::encapsulate)
     }
 

@@ -235,9 +235,9 @@ fn a_response_carries_the_cookie_its_sender_was_given() {
         jar.consume(at(0), &reply, mac1).unwrap();
 
         let incoming = scene.pair.receive(&datagrams).unwrap();
-        let Pair { bob, to_alice, .. } = &scene.pair;
+        let Pair { to_alice, .. } = &scene.pair;
         let cookie = jar.current(at(0));
-        let (response, _) = incoming.respond(bob, to_alice, 1, cookie, at(0), &mut scene.rng).unwrap();
+        let (response, _) = incoming.respond(to_alice, 1, cookie, at(0), &mut scene.rng).unwrap();
         assert!(checker.verify_mac2(at(0), &response, home()), "{}", scene.form);
         assert!(classify(&response).is_some());
     }

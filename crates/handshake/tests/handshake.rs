@@ -319,7 +319,7 @@ fn an_initiation_is_answered_only_with_its_senders_keys_and_protocol() {
         };
         for wrong in [keys(carol.public_key(), protocol), keys(pair.alice.public_key(), other_protocol)] {
             let incoming = pair.receive(&datagrams).unwrap();
-            let result = incoming.respond(&pair.bob, &wrong, BOB_INDEX, None, at(0), &mut rng(6));
+            let result = incoming.respond(&wrong, BOB_INDEX, None, at(0), &mut rng(6));
             assert_eq!(result.err(), Some(HandshakeError::OtherPeer), "{form}");
         }
     }

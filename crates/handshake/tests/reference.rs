@@ -285,8 +285,7 @@ fn our_responder_understands_the_reference() {
         let incoming = incoming.unwrap();
         assert_eq!(incoming.remote().as_bytes(), &public(ALICE));
         assert_eq!(incoming.timestamp(), Timestamp::from_counter(COUNTER));
-        let (response, session) =
-            incoming.respond(&bob, &to_alice, BOB_INDEX, None, at(0), &mut rng(1)).unwrap();
+        let (response, session) = incoming.respond(&to_alice, BOB_INDEX, None, at(0), &mut rng(1)).unwrap();
         assert_eq!(
             response[..12],
             [[18, 0, 0, 0], BOB_INDEX.to_le_bytes(), ALICE_INDEX.to_le_bytes()].concat()
@@ -337,7 +336,7 @@ fn an_initiation_with_an_invalid_kem_key_gets_no_response() {
     let (bob, to_alice) = keys(BOB, ALICE);
     let (datagrams, _) = initiation(1, false, &[0xff; 1_184]);
     let incoming = Incoming::receive(&bob, &datagrams[0]).unwrap();
-    let result = incoming.respond(&bob, &to_alice, BOB_INDEX, None, at(0), &mut rng(1));
+    let result = incoming.respond(&to_alice, BOB_INDEX, None, at(0), &mut rng(1));
     assert_eq!(result.err(), Some(handshake::HandshakeError::InvalidKemKey));
 }
 

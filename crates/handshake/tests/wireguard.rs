@@ -133,8 +133,7 @@ fn our_responder_and_the_oracle_understand_each_other() {
 
     let incoming = Incoming::receive(&pair.bob, &initiation).unwrap();
     assert_eq!((incoming.remote(), incoming.timestamp()), (pair.alice.public_key(), Timestamp(TIMESTAMP)));
-    let (response, session) =
-        incoming.respond(&pair.bob, &pair.to_alice, BOB_INDEX, None, at(0), &mut rng(41)).unwrap();
+    let (response, session) = incoming.respond(&pair.to_alice, BOB_INDEX, None, at(0), &mut rng(41)).unwrap();
 
     // Byte for byte what the oracle sends with the same keys.
     let mut twin = Oracle::new([2, 41], *pair.alice.public_key().as_bytes()).responder();
@@ -162,8 +161,7 @@ fn all_of_this_holds_without_a_preshared_key() {
     let (_, datagrams) = Initiation::start(&pair.alice, &pair.to_bob, options(), &mut rng(40));
     let message = datagrams.iter().next().unwrap();
     let incoming = Incoming::receive(&pair.bob, message).unwrap();
-    let (response, session) =
-        incoming.respond(&pair.bob, &pair.to_alice, BOB_INDEX, None, at(0), &mut rng(41)).unwrap();
+    let (response, session) = incoming.respond(&pair.to_alice, BOB_INDEX, None, at(0), &mut rng(41)).unwrap();
     let oracle = Oracle { psk: [0; 32], ..Oracle::new([1, 40], *pair.bob.public_key().as_bytes()) };
     let mut initiator = oracle.initiator();
     assert_eq!(write(&mut initiator, &TIMESTAMP), message[8..116]);

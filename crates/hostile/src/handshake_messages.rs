@@ -61,7 +61,7 @@ fn parse(pair: &Pair, kind: u8, message: &[u8]) {
     if let Ok(incoming) = Incoming::receive(&pair.responder, message)
         && incoming.remote() == pair.initiator.public_key()
     {
-        let answer = incoming.respond(&pair.responder, &pair.to_initiator, 1, None, *NOW, &mut rng);
+        let answer = incoming.respond(&pair.to_initiator, 1, None, *NOW, &mut rng);
         if let Ok((response, _)) = answer {
             assert!(response.len() <= message.len(), "the response is larger than what it answers");
         }

@@ -82,9 +82,7 @@ impl Pair {
     /// The responder's answer to an authentic initiation.
     pub(crate) fn respond(&self, incoming: Incoming, rng: &mut ChaCha12Rng) -> (Vec<u8>, Session) {
         let index = rng.next_u32();
-        incoming
-            .respond(&self.responder, &self.to_initiator, index, None, *NOW, rng)
-            .expect("the initiation was authentic")
+        incoming.respond(&self.to_initiator, index, None, *NOW, rng).expect("the initiation was authentic")
     }
 }
 

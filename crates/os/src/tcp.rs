@@ -13,8 +13,9 @@
 //!
 //! Anybody can connect, and nobody is authenticated here. So a connection costs little (some 20 kB at most), has to bring a datagram within
 //! [`FIRST_DATAGRAM_WITHIN`], and one that breaks the framing is closed. There are at most [`ACCEPTED_MAX`] of them; then the one that is
-//! idle longest makes room, first among those that never brought anything, and never one that somebody has
-//! [vouched](TcpHandle::vouch_for) for.
+//! idle longest makes room, first among those that never brought anything, and last among those that somebody has
+//! [vouched](TcpHandle::vouch_for) for. Who is not vouched for must bring something every [`IDLE`]; of the others the kernel asks every few
+//! seconds whether they are there.
 
 mod connection;
 mod counters;
@@ -48,7 +49,7 @@ pub const ACCEPTED_MAX: usize = 512;
 pub const SILENT_PER_SOURCE_MAX: usize = 16;
 /// A connection that has brought no datagram this long after it was accepted is closed.
 pub const FIRST_DATAGRAM_WITHIN: Duration = Duration::from_secs(10);
-/// A connection on which nothing has come for so long is closed.
+/// A connection that others have opened, and nobody has vouched for, is closed when nothing has come for so long.
 pub const IDLE: Duration = Duration::from_secs(180);
 /// Datagrams that wait for a connection that is being opened, at most.
 pub const HELD_MAX: usize = 8;
@@ -236,8 +237,8 @@ impl TcpHandle {
         }
     }
 
-    /// Says that whoever is at the far end of the connection with `remote` has been authenticated: it will not have to make
-    /// room for strangers.
+    /// Says that whoever is at the far end of the connection with `remote` has been authenticated: it may be quiet for as long
+    /// as it likes, and makes room for strangers only when there is nobody else to.
     pub fn vouch_for(&self, remote: SocketAddr) {
         if let Some(connection) = self.0.connection(remote) {
             connection.vouched.store(true, Relaxed);
@@ -395,14 +396,11 @@ impl Common {
         // The same address again: the earlier connection is of a former life of the other end.
         let mut victim = taken;
         if victim.is_none() && accepted().count() >= ACCEPTED_MAX {
-            victim = accepted()
-                .filter(|connection| !connection.vouched.load(Relaxed))
-                .min_by_key(|connection| (connection.delivered.load(Relaxed), connection.heard_at()))
-                .cloned();
-            if victim.is_none() {
-                self.counters.refused.fetch_add(1, Relaxed);
-                return;
-            }
+            let worth = |connection: &&Arc<Connection>| {
+                let Connection { vouched, delivered, .. } = &***connection;
+                (vouched.load(Relaxed), delivered.load(Relaxed), connection.heard_at())
+            };
+            victim = accepted().min_by_key(worth).cloned();
         }
         match self.register(Connection::new(stream, remote, Role::Accepted, self.token(), now)) {
             Ok(connection) => {
@@ -428,7 +426,7 @@ impl Common {
         members.look_at = None;
         let mut next: Option<Instant> = None;
         for connection in members.by_token.values() {
-            let (at, end) = connection.closes_at();
+            let Some((at, end)) = connection.closes_at() else { continue };
             if now >= at {
                 late.push((Arc::clone(connection), end));
             } else {

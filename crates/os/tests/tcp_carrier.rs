@@ -545,7 +545,7 @@ fn one_source_has_few_silent_connections_and_all_it_wants_of_others() {
 }
 
 #[test]
-fn the_one_idle_longest_makes_room_and_never_one_that_was_vouched_for() {
+fn the_one_idle_longest_makes_room_and_those_vouched_for_last() {
     let (mut port, handle, to) = listening("127.0.0.1:0");
     let (mut vouched, name) = caller(&mut port, to);
     handle.vouch_for(name);
@@ -555,14 +555,39 @@ fn the_one_idle_longest_makes_room_and_never_one_that_was_vouched_for() {
     let (mut idle, _) = caller(&mut port, to);
     let apart = Instant::now() + Duration::from_millis(3);
     port.until("time stands still", |_| Instant::now() >= apart);
-    let mut others: Vec<TcpStream> = (2..ACCEPTED_MAX).map(|_| caller(&mut port, to).0).collect();
+    let (mut others, names): (Vec<TcpStream>, Vec<SocketAddr>) =
+        (2..ACCEPTED_MAX).map(|_| caller(&mut port, to)).unzip();
     assert_eq!(handle.connections().len(), ACCEPTED_MAX);
     assert_eq!(handle.counts().evicted, 0);
 
-    let (mut last, _) = caller(&mut port, to);
+    let (mut last, name) = caller(&mut port, to);
     assert_eq!((handle.connections().len(), handle.counts().evicted), (ACCEPTED_MAX, 1));
     assert!(is_closed(&mut idle), "the longest idle");
     assert!(!is_closed(&mut vouched) && !is_closed(&mut last) && !others.iter_mut().any(is_closed));
+
+    // Where all are vouched for the newest still gets in, and strangers then only make room for each other.
+    names.into_iter().chain([name]).for_each(|name| handle.vouch_for(name));
+    let (mut stranger, _) = caller(&mut port, to);
+    let (mut another, _) = caller(&mut port, to);
+    assert_eq!((handle.connections().len(), handle.counts().evicted), (ACCEPTED_MAX, 3));
+    assert!(is_closed(&mut vouched) && is_closed(&mut stranger) && !is_closed(&mut another));
+    assert!(!is_closed(&mut last) && !others.iter_mut().any(is_closed));
+}
+
+#[test]
+fn who_was_dialled_or_vouched_for_may_be_quiet() {
+    let (mut a, handle) = dialling();
+    let (mut b, there, to) = listening("127.0.0.1:0");
+    connect(&mut a, &handle, &mut b, to);
+    a.send_all(to, 3, b"one");
+    both(&mut a, &mut b, "nothing came", |_, b| b.got.len() == 1);
+    there.vouch_for(b.got[0].0);
+    for port in [&mut a, &mut b] {
+        port.link.handle_timeout(Instant::now() + 10 * IDLE);
+        assert_eq!(port.link.poll_timeout(), None, "nothing to wait for");
+    }
+    b.send_all(b.got[0].0, 3, b"two");
+    both(&mut a, &mut b, "nothing came back", |a, _| a.got.len() == 1);
 }
 
 #[test]

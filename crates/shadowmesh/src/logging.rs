@@ -1,9 +1,11 @@
 //! Log lines on stderr: for a person with the time, for systemd with a priority (`sd-daemon(3)`), which adds the time
-//! itself.
+//! itself. Or in a file, as for a person.
 
 use std::env;
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -11,6 +13,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 #[derive(Debug)]
 struct Logger {
     style: Style,
+    /// In place of stderr.
+    file: Option<File>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +33,21 @@ pub(crate) fn start(level: LevelFilter) {
     } else {
         Style::Plain
     };
-    if log::set_boxed_logger(Box::new(Logger { style })).is_ok() {
+    install(level, Logger { style, file: None });
+}
+
+/// Starts logging to the end of a file, which is made if there is none.
+///
+/// # Errors
+/// The file cannot be opened; nothing is logged then.
+pub(crate) fn start_in_file(level: LevelFilter, path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    install(level, Logger { style: Style::Plain, file: Some(file) });
+    Ok(())
+}
+
+fn install(level: LevelFilter, logger: Logger) {
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
     }
 }
@@ -45,8 +63,11 @@ impl Log for Logger {
         }
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = line(self.style, since_epoch, record.level(), record.args());
-        // One write a line, so that lines of different threads do not mix. Nothing can be done when stderr is gone.
-        let _ = io::stderr().lock().write_all(line.as_bytes());
+        // One write a line, so that lines of different threads do not mix. Nothing can be done when stderr is gone, or a disk full.
+        let _ = match &self.file {
+            Some(file) => { file }.write_all(line.as_bytes()),
+            None => io::stderr().lock().write_all(line.as_bytes()),
+        };
     }
 
     fn flush(&self) {}

@@ -47,8 +47,16 @@ fn main() -> ExitCode {
         pressure::a_slow_underlay_pushes_back,
         pressure::a_tiny_underlay_queue_loses_packets_and_nothing_else,
     ];
+    let with_tracer =
+        lab::tests![pressure::a_kernel_out_of_buffers_delays_packets_and_they_go_on_by_themselves];
     lab::main(
-        vec![(plain, &[]), (with_limits, &["prlimit"]), (with_firewall, &["nft"]), (with_shaper, &["tc"])],
+        vec![
+            (with_tracer, &["strace"]),
+            (plain, &[]),
+            (with_limits, &["prlimit"]),
+            (with_firewall, &["nft"]),
+            (with_shaper, &["tc"]),
+        ],
         4,
     )
 }

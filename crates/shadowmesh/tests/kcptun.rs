@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         a_restarted_server_serves_the_same_client_again,
         a_target_that_refuses_ends_the_connection,
         what_is_not_supported_is_refused_in_words,
+        messages_go_to_the_log_file_and_what_does_nothing_is_said_once,
     ];
     lab::main(vec![(ours, &[]), (with_debian, &["kcptun-client", "kcptun-server"])], 4)
 }
@@ -295,6 +296,47 @@ fn a_target_that_refuses_ends_the_connection() {
     let mut stream = tunnel.connect();
     stream.write_all(b"anybody?").unwrap();
     assert!(matches!(stream.read(&mut [0; 8]), Ok(0) | Err(_)));
+}
+
+fn messages_go_to_the_log_file_and_what_does_nothing_is_said_once() {
+    let (host, scratch) = (Host::new(), Scratch::new());
+    let (log, stderr) = (scratch.path.join("kcptun.log"), scratch.path.join("stderr"));
+    fs::write(&log, "of an earlier run\n").unwrap();
+    // As kcptun's own configurations look: what is off has no effect anyway, and is not worth a word.
+    let config = scratch.path.join("kcptun.json");
+    fs::write(&config, r#"{"snmplog": "", "snmpperiod": 60, "pprof": false, "quiet": true}"#).unwrap();
+    for (options, said) in [
+        (
+            &["--snmplog", "20060102.log", "--snmpperiod", "5", "--pprof"][..],
+            "--snmplog, --snmpperiod, --pprof",
+        ),
+        (&["-c", config.to_str().unwrap()], ""),
+    ] {
+        let mut server = command(&host, End::Ours, "server");
+        server.args(["-l", SERVER, "-t", TARGET, "--log"]).arg(&log).args(options);
+        let mut server = spawn(server.stderr(fs::File::create(&stderr).unwrap()));
+        let lines = || fs::read_to_string(&log).unwrap();
+        let before = lines().matches("listening").count();
+        wait_for("a message", SOON, || (lines().matches("listening").count() > before).then_some(()));
+        os::netns::terminate(&mut server).unwrap();
+        assert!(server.wait().unwrap().success());
+        let text = lines();
+        assert!(text.starts_with("of an earlier run\n"), "it is appended: {text}");
+        let said_now: Vec<&str> =
+            text.lines().filter_map(|line| line.split("without effect in this program: ").nth(1)).collect();
+        assert_eq!(said_now, if said.is_empty() { Vec::new() } else { vec![said] }, "{text}");
+        assert_eq!(fs::read_to_string(&stderr).unwrap(), "");
+        fs::write(&log, "of an earlier run\n").unwrap();
+    }
+
+    let output = command(&host, End::Ours, "client")
+        .args(["--log", "/nonexistent/log"])
+        .stderr(Stdio::piped())
+        .output();
+    let output = output.unwrap();
+    assert!(!output.status.success());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("--log: cannot write /nonexistent/log: No such file"), "{stderr}");
 }
 
 fn what_is_not_supported_is_refused_in_words() {

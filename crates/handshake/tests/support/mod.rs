@@ -95,7 +95,7 @@ impl Pair {
     }
 
     pub fn respond(&mut self, incoming: Incoming) -> Result<(Vec<u8>, Session), HandshakeError> {
-        incoming.respond(&self.bob, &self.to_alice, BOB_INDEX, None, at(0), &mut self.rng)
+        incoming.respond(&self.to_alice, BOB_INDEX, None, at(0), &mut self.rng)
     }
 
     /// A complete handshake: Alice's session and Bob's.

@@ -188,7 +188,7 @@ impl Node {
         let local_index = self.slots.allocate(peer, &mut self.rng).ok_or(DropReason::HandshakeBacklog)?;
         let p = &mut self.peers[peer.0 as usize];
         let cookie = p.cookies.current(now);
-        let made = incoming.respond(&self.identity, &p.keys, local_index, cookie, now, &mut self.rng);
+        let made = incoming.respond(&p.keys, local_index, cookie, now, &mut self.rng);
         let (response, session) = match made {
             Ok(made) => made,
             Err(error) => {

@@ -167,14 +167,18 @@ impl Connection {
     }
 
     /// When it is to be closed, and why, if nothing happens until then.
-    pub(super) fn closes_at(&self) -> (Instant, End) {
+    pub(super) fn closes_at(&self) -> Option<(Instant, End)> {
         if self.state() == State::Connecting {
-            (self.since + CONNECT_WITHIN, End::NotOpened)
-        } else if self.role == Role::Accepted && !self.delivered.load(Relaxed) {
-            (self.since + FIRST_DATAGRAM_WITHIN, End::Silent)
-        } else {
-            (self.heard_at() + IDLE, End::Idle)
+            return Some((self.since + CONNECT_WITHIN, End::NotOpened));
         }
+        if self.role == Role::Dialled || self.vouched.load(Relaxed) {
+            return None;
+        }
+        Some(if self.delivered.load(Relaxed) {
+            (self.heard_at() + IDLE, End::Idle)
+        } else {
+            (self.since + FIRST_DATAGRAM_WITHIN, End::Silent)
+        })
     }
 
     /// Sends a train. Datagrams are taken whole: what the socket does not take of the last is kept and goes first.

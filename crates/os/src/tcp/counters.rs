@@ -34,7 +34,8 @@ macro_rules! counters {
 counters!(
     /// Connections accepted.
     accepted,
-    /// Connections closed at once: no room, too many silent ones from that source, or one from here to there exists.
+    /// Connections closed at once: too many silent ones from that source, one from here to there exists, or the kernel
+    /// has no memory for it.
     refused,
     /// Times that the kernel had no descriptor or memory for a connection that waited; tried again a second later.
     accept_failed,

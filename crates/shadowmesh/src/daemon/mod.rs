@@ -377,3 +377,70 @@ fn notes(peer: &Peer) -> PeerNotes {
         ping_instead: (peer.protocol == Protocol::WireGuard).then(|| format!("ping {address}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node of which nothing runs yet, and what stands for its node's thread.
+    fn nothing_running() -> (Running, std::sync::mpsc::Receiver<Input>) {
+        let (inputs, node_inputs) = sync_channel(8);
+        let handle = NodeHandle {
+            name: "test".into(),
+            started: Instant::now(),
+            listen: Vec::new(),
+            tun: None,
+            workers: Vec::new(),
+            inputs: inputs.clone(),
+            streams: None,
+            discovery: None,
+        };
+        let running = Running {
+            handle: Arc::new(handle),
+            inputs,
+            stop: Arc::new(AtomicBool::new(false)),
+            wakers: vec![Arc::new(Waker::new().unwrap())],
+            streams: None,
+            discovery: None,
+            threads: Vec::new(),
+        };
+        (running, node_inputs)
+    }
+
+    /// What `serve` says when a thread runs `body`, beside another that works until it is told to stop.
+    fn serve_beside(body: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let name = format!("shadowmesh-threads-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let bound = Bound::bind(&SocketName::Abstract(name)).expect("nobody else has that name");
+        let (mut running, _inputs) = nothing_running();
+        let (ended, ends) = mpsc::unbounded_channel();
+        let (stop, waker) = (Arc::clone(&running.stop), Arc::clone(&running.wakers[0]));
+        let poller = Poller::new().unwrap();
+        poller.add(&*waker, 0, Interest::READ).unwrap();
+        let works = move || {
+            let mut events = Events::with_capacity(1);
+            while !stop.load(Relaxed) {
+                poller.wait(&mut events, None).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        assert!(running.spawn("sm-worker-0", &ended, works).is_ok());
+        assert!(running.spawn("sm-worker-1", &ended, body).is_ok());
+        let outcome = serve(&running, &bound, ended, ends);
+        // Returns only when every thread has ended.
+        running.stop();
+        outcome
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_the_program_which_says_which_and_why() {
+        let reason = serve_beside(|| panic!("this panic is part of the test")).unwrap_err();
+        assert_eq!(reason, "sm-worker-1: it panicked: this is a bug, please report it");
+    }
+
+    #[test]
+    fn a_thread_that_fails_ends_the_program_with_its_reason() {
+        let reason = serve_beside(|| Err("the TUN device is gone".into())).unwrap_err();
+        assert_eq!(reason, "sm-worker-1: the TUN device is gone");
+    }
+}

@@ -24,7 +24,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use log::LevelFilter;
+use log::{LevelFilter, warn};
 use os::poll::{Events, Interest, Poller};
 use os::signal::{Signal, Signals};
 use os::udp::{UdpConfig, UdpLink};
@@ -44,17 +44,31 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Runs `kcptun server` until a signal ends it.
 pub(crate) fn run_server(args: ServerArgs) -> Result<(), Failure> {
     let (args, settings) = args.resolve()?;
+    start_log(&settings)?;
     run(|signals| server::run(args, settings, signals))
 }
 
 /// Runs `kcptun client` until a signal ends it.
 pub(crate) fn run_client(args: ClientArgs) -> Result<(), Failure> {
     let (args, settings) = args.resolve()?;
+    start_log(&settings)?;
     run(|signals| client::run(args, settings, signals))
 }
 
+/// Starts the log where the options want it, and says which of them do nothing.
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    match &settings.log {
+        Some(path) => logging::start_in_file(LevelFilter::Info, path)
+            .map_err(|error| Failure::Runtime(format!("--log: cannot write {}: {error}", path.display())))?,
+        None => logging::start(LevelFilter::Info),
+    }
+    if !settings.without_effect.is_empty() {
+        warn!("without effect in this program: {}", settings.without_effect.join(", "));
+    }
+    Ok(())
+}
+
 fn run<F: Future<Output = Result<(), Failure>>>(body: impl FnOnce(Stop) -> F) -> Result<(), Failure> {
-    logging::start(LevelFilter::Info);
     let failed = |what: &'static str| move |error: io::Error| runtime(what, &error);
     let stop = Stop::on_signals().map_err(failed("cannot watch signals"))?;
     if let Err(error) = os::files::raise_open_files() {

@@ -33,10 +33,6 @@ pub(crate) struct ServerArgs {
 
     #[command(flatten)]
     pub(super) common: CommonArgs,
-
-    /// Accepted and ignored: there is no profiling server
-    #[arg(long, hide = true)]
-    pprof: bool,
 }
 
 /// Options of `kcptun client`.
@@ -175,17 +171,21 @@ pub(super) struct CommonArgs {
     #[arg(long, hide = true)]
     tcp: bool,
 
-    /// Accepted and ignored: messages go to stderr
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// A file to append messages to, in place of stderr
+    #[arg(long, value_name = "FILE")]
     log: Option<String>,
 
-    /// Accepted and ignored
+    /// Accepted without effect
     #[arg(long, value_name = "FILE", hide = true)]
     snmplog: Option<String>,
 
-    /// Accepted and ignored
+    /// Accepted without effect
     #[arg(long, value_name = "SECONDS", hide = true)]
     snmpperiod: Option<u64>,
+
+    /// Accepted without effect: there is no profiling server
+    #[arg(long, hide = true)]
+    pprof: bool,
 }
 
 /// kcptun's JSON file. What it does not name, the command line decides; what nobody knows is ignored, as kcptun does.
@@ -223,6 +223,9 @@ struct File {
     congestion: Option<String>,
     quiet: Option<bool>,
     tcp: Option<bool>,
+    log: Option<String>,
+    snmplog: Option<String>,
+    pprof: Option<bool>,
 }
 
 /// Puts the file's values, where it has them, in place of the flags'.
@@ -271,6 +274,10 @@ pub(super) struct Settings {
     pub(super) socket_buffer_bytes: usize,
     pub(super) dscp: u32,
     pub(super) quiet: bool,
+    /// Where messages go, if not to stderr.
+    pub(super) log: Option<PathBuf>,
+    /// Options that were given and do nothing.
+    pub(super) without_effect: Vec<&'static str>,
 }
 
 impl CommonArgs {
@@ -284,7 +291,7 @@ impl CommonArgs {
     fn settings(&mut self, mut file: File, sndwnd: u32, rcvwnd: u32) -> Result<Settings, Failure> {
         take_over!(file => self;
             key crypt mode mtu sndwnd rcvwnd datashard parityshard dscp nocomp acknodelay nodelay interval resend nc sockbuf
-            smuxver smuxbuf streambuf framesize keepalive congestion quiet tcp);
+            smuxver smuxbuf streambuf framesize keepalive congestion quiet tcp log snmplog pprof);
         if self.tcp {
             let instead =
                 "use a mesh session with `carriers = [\"faketcp\"]`, or leave --tcp out at both ends";
@@ -323,7 +330,19 @@ impl CommonArgs {
             socket_buffer_bytes: in_range("--sockbuf", self.sockbuf, 4096, 1 << 30)?,
             dscp: in_range("--dscp", self.dscp, 0, 63)?,
             quiet: self.quiet,
+            log: self.log.as_ref().filter(|path| !path.is_empty()).map(PathBuf::from),
+            without_effect: self.without_effect(),
         })
+    }
+
+    /// kcptun's own configurations name most options, with values that mean nothing.
+    fn without_effect(&self) -> Vec<&'static str> {
+        let given = [
+            ("--snmplog", self.snmplog.as_ref().is_some_and(|path| !path.is_empty())),
+            ("--snmpperiod", self.snmpperiod.is_some()),
+            ("--pprof", self.pprof),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
 
     fn cipher(&self) -> Result<CipherKind, Failure> {
