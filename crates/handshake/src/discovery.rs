@@ -1,14 +1,4 @@
 //! How two peers recognise each other on a local network without telling anybody else who they are.
-//!
-//! ```text
-//! key = H("shadowmesh mdns v1" ‖ X25519(s, S) ‖ preshared key, or 32 zeros)
-//! tag = BLAKE2s-128(key, day ‖ sender's static key), the first 8 bytes
-//! ```
-//!
-//! `day` counts days of UTC since 1970, u32, little-endian. Only the two can compute the key, from what they have before any
-//! handshake, so only they recognise a tag, or can tell that the tags of two days are of the same node. To everybody else a tag
-//! is eight random bytes. It says nothing about who sends it: a tag that was heard can be repeated by anybody for as long as it is
-//! recognised.
 
 use std::fmt;
 
@@ -21,7 +11,16 @@ const LABEL: &[u8] = b"shadowmesh mdns v1";
 /// Bytes of a tag. Two are the same by chance once in 2⁶⁴ times, and then cost a handshake that nobody answers.
 pub const DISCOVERY_TAG_LEN: usize = 8;
 
-/// What two peers know each other's tags by. It is cleared when dropped and never printed.
+/// What two peers know each other's tags by, on a local network. It is cleared when dropped and never printed.
+///
+/// ```text
+/// key = H("shadowmesh mdns v1" ‖ X25519(s, S) ‖ preshared key, or 32 zeros)
+/// tag = BLAKE2s-128(key, day ‖ sender's static key), the first 8 bytes
+/// ```
+///
+/// `day` counts days of UTC since 1970, u32, little-endian. Only the two can compute the key, from what they have before any
+/// handshake, so only they recognise a tag, or can tell that the tags of two days are of the same node. To everybody else a tag
+/// is eight random bytes. It proves nothing: a tag that was heard can be repeated by anybody for as long as it is recognised.
 #[derive(Clone)]
 pub struct DiscoveryKey(Secret);
 

@@ -194,6 +194,8 @@
 //!   start anew only under new keys.
 //! - **How much one key encrypts**: a session ends after 180 s, by when a lane at 100 Gbit/s has sent 2³⁷
 //!   blocks of AES-GCM. The advantage of telling that from noise is 2⁻⁵⁴ (2 · 37 bits off the block's 128).
+//! - **The static keys' X25519** is also used, under a label of its own, for [`DiscoveryKey`], which leaves this crate
+//!   only as 64 bits of a MAC at a time.
 //! - **Keys are cleared** when what holds them is dropped: by `zeroize`, by AWS-LC for what it allocates, and
 //!   by overwriting expanded AEAD keys.
 

@@ -19,7 +19,7 @@ fn peer(ours: u8, theirs: u8, preshared: u8, protocol: Protocol) -> PeerKeys {
 
 #[test]
 fn tags_are_those_of_another_implementation() {
-    // Made by the formula in the module's documentation with Python's hashlib.blake2s and the X25519 of its `cryptography`.
+    // Made by the formula in the documentation with Python's hashlib.blake2s and the X25519 of its `cryptography`.
     for (preshared, sender, day, tag) in [
         (0x33, 0x11, 20_777, 0x7274_8ad8_2d62_f4a6_u64),
         (0x33, 0x22, 20_777, 0x45d8_24d9_7102_d8c7),

@@ -98,7 +98,7 @@ impl Forger {
 }
 
 /// From the beginning of the test to midnight.
-const BEFORE_MIDNIGHT: Duration = Duration::from_secs(4);
+const BEFORE_MIDNIGHT: Duration = Duration::from_secs(8);
 
 /// When the test begins, in time since 1970.
 const BEGIN: Duration = Duration::from_secs(20_000 * 86_400 - BEFORE_MIDNIGHT.as_secs());
