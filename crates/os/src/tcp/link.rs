@@ -43,6 +43,8 @@ pub struct TcpLink {
     turned_at: Option<Instant>,
     /// When to be woken for a connection that has refused something.
     look_again_at: Option<Instant>,
+    /// Whoever sends by this link serves others as well.
+    shared: bool,
 }
 
 impl TcpLink {
@@ -58,6 +60,7 @@ impl TcpLink {
             last_to: None,
             turned_at: None,
             look_again_at: None,
+            shared: false,
         }
     }
 
@@ -75,7 +78,13 @@ impl TcpLink {
             last_to: None,
             turned_at: None,
             look_again_at: None,
+            shared: false,
         })
+    }
+
+    /// Whoever sends by this link serves others as well, by other carriers perhaps: a full connection never makes it wait.
+    pub fn share(&mut self) {
+        self.shared = true;
     }
 
     /// What to poll, edge-triggered, for reading and writing; how many there are does not depend on the number of connections. Any edge may mean
@@ -146,7 +155,7 @@ impl TcpLink {
 
     /// Whether a connection that is full would hold others up.
     fn serves_others(&self, now: Instant) -> bool {
-        self.turned_at.is_some_and(|at| now.saturating_duration_since(at) < ALONE)
+        self.shared || self.turned_at.is_some_and(|at| now.saturating_duration_since(at) < ALONE)
     }
 
     /// Remembers who was sent to.

@@ -55,7 +55,7 @@ fn summary(config: &Config) -> String {
         let endpoint = peer.endpoint.as_ref().map_or("it calls us".into(), ToString::to_string);
         line("  endpoint", &endpoint);
         if peer.ways != [Way::UDP] {
-            line("  carriers", &peer.ways.iter().map(way).collect::<Vec<_>>().join(", "));
+            line("  carriers", &peer.ways.iter().copied().map(way).collect::<Vec<_>>().join(", "));
         }
         line("  addresses", &join(&peer.allowed_ips));
         if let Some(keepalive) = peer.keepalive {
@@ -90,7 +90,7 @@ fn listen(config: &Config) -> String {
     named.collect::<Vec<_>>().join(", ")
 }
 
-fn way(way: &Way) -> String {
+fn way(way: Way) -> String {
     match way.port {
         None => way.carrier.to_string(),
         Some(port) => format!("{} (port {port})", way.carrier),

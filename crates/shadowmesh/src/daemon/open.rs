@@ -67,7 +67,10 @@ pub(super) fn bind_links(config: &Config, workers: usize) -> Result<(Vec<Carrier
         (fake_tcp, dialler.fake_tcp) = (links, Some(FakeTcpDialler { handle, keys }));
     }
     if let Some(wanted) = &config.carriers.tcp {
-        let (links, handle) = bind_tcp(config, wanted, workers)?;
+        let (mut links, handle) = bind_tcp(config, wanted, workers)?;
+        if config.peers.len() > 1 {
+            links.iter_mut().for_each(TcpLink::share);
+        }
         (tcp, dialler.tcp) = (links, Some(handle));
     }
     let (mut fake_tcp, mut tcp) = (fake_tcp.into_iter(), tcp.into_iter());

@@ -64,6 +64,8 @@ pub(super) struct Lossy {
     pub(super) socks5_bits_per_second: f64,
     /// By the TCP of the kernel, outside of the mesh.
     pub(super) tcp_bits_per_second: f64,
+    /// How that one controls congestion: as Linux does by default, if it can be had.
+    pub(super) tcp_congestion: String,
 }
 
 impl Finding for Lossy {
@@ -73,11 +75,10 @@ impl Finding for Lossy {
 
     fn detail(&self) -> String {
         format!(
-            "SOCKS5 {} · the kernel's TCP {} ({:.0} % lost, {:.0} ms)",
+            "SOCKS5 {} · TCP {} {}",
             format::rate(self.socks5_bits_per_second),
+            self.tcp_congestion,
             format::rate(self.tcp_bits_per_second),
-            self.loss * 100.0,
-            self.rtt_ms
         )
     }
 }
@@ -149,8 +150,10 @@ impl BadNetwork {
         let server = server.context("cannot listen")?;
         let target = server.local_addr().context("cannot listen")?;
         self.network.lose(LOST_OF_1000);
+        let mut congestion = String::new();
         let mut rate = |client: TcpStream, what: &str, done: f64| -> Outcome<f64> {
             let (serving, _) = server.accept().context("nobody came")?;
+            congestion = use_cubic(&serving).context("TCP has no congestion control")?;
             let flows = Flows::of(serving, client).context("cannot use a connection")?;
             let transferred = flows.run(pattern, DOWNLOAD, |elapsed, _| {
                 step.progress(done + elapsed.div_duration_f64(2 * DOWNLOAD), what);
@@ -167,8 +170,19 @@ impl BadNetwork {
             rtt_ms: millis(2 * DELAY),
             socks5_bits_per_second: socks5,
             tcp_bits_per_second: tcp,
+            tcp_congestion: congestion,
         })
     }
+}
+
+/// Has a connection control congestion as Linux does by default, and says how it does.
+fn use_cubic(connection: &TcpStream) -> std::io::Result<String> {
+    let connection = socket2::SockRef::from(connection);
+    // A machine that has not got it, or gives it to root only, uses what it has.
+    let _ = connection.set_tcp_congestion(b"cubic");
+    let name = connection.tcp_congestion()?;
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 /// Waits until a node says that it is so.

@@ -69,9 +69,10 @@ The JSON object; a part that was not reached is null:
                    the throughput steps
   blocked          carrier, gap_ms, probes_sent, probes_lost: UDP is blocked while
                    500 probes a second flow each way
-  lossy            loss, rtt_ms, socks5_bits_per_second, tcp_bits_per_second:
-                   a download through SOCKS5, and by the kernel's TCP outside
-                   of the mesh, at 100 Mbit/s with lost packets
+  lossy            loss, rtt_ms, socks5_bits_per_second, tcp_bits_per_second,
+                   tcp_congestion: a download through SOCKS5, and by the
+                   kernel's TCP outside of the mesh, at 100 Mbit/s with 20 ms
+                   and 5 % of the packets lost each way
   joined           found_ms: until both others had a session with the third node;
                    pings_sent, pings_lost
   drops            left, right: packets dropped, by the reasons that

@@ -387,7 +387,7 @@ impl Report {
             row(&mut table, blocked.held(), "UDP blocked", blocked.detail(), "≤ 3,000 ms");
         }
         if let Some(lossy) = &self.lossy {
-            row(&mut table, lossy.held(), "Lossy link", lossy.detail(), "every byte");
+            row(&mut table, lossy.held(), "5 % loss, 20 ms", lossy.detail(), "every byte");
         }
         table.render(style)
     }
