@@ -98,6 +98,8 @@ def shadowmesh(c, extra="", more="", node=""):
 contender("shadowmesh", needs=[SHADOWMESH], version=ver(f"{SHADOWMESH} version"))(lambda c: shadowmesh(c))
 contender("shadowmesh-wg", needs=[SHADOWMESH], version="protocol = \"wireguard\"")(lambda c: shadowmesh(c, 'protocol = "wireguard"\n'))
 contender("shadowmesh-aes", needs=[SHADOWMESH], version="cipher = \"aes-256-gcm\"")(lambda c: shadowmesh(c, node='cipher = "aes-256-gcm"\n'))
+contender("shadowmesh-faketcp", needs=[SHADOWMESH], version="carriers = [\"faketcp\"]")(lambda c: shadowmesh(c, 'carriers = ["faketcp"]\n'))
+contender("shadowmesh-tcp", needs=[SHADOWMESH], version="carriers = [\"tcp\"]")(lambda c: shadowmesh(c, 'carriers = ["tcp"]\n'))
 contender("shadowmesh-1000", needs=[SHADOWMESH], version="1,000 peers, 10,000 routes on the left")(lambda c: shadowmesh(c, more=idle_peers(999, 10)))
 
 
@@ -164,6 +166,12 @@ def phantun(c, fwd_udp_port, listen_port):
 def wg_phantun(c):
     phantun(c, 51820, 12000)
     wg_pair(c, [WGGO, "-f", "{}"], mtu=1428 - 8, endpoint={"L": "127.0.0.1:12000", "R": None})
+
+
+@contender("boringtun+phantun", needs=["boringtun-cli", "wg", "phantun-client", "phantun-server"], version=ver("phantun-client --version"))
+def boringtun_phantun(c):
+    phantun(c, 51820, 12000)
+    wg_pair(c, [which("boringtun-cli"), "-f", "--disable-drop-privileges", "{}"], mtu=1428 - 8, endpoint={"L": "127.0.0.1:12000", "R": None})
 
 
 # ---------------------------------------------------------------- classic VPN daemons
