@@ -109,8 +109,8 @@ impl RecvSlot {
 
 /// Something that carries datagrams: a batched UDP socket, or a simulated one.
 pub trait Link {
-    /// Sends a train and returns how many of its bytes were taken: all of them, or a multiple of the segment size
-    /// when the link was full after that many.
+    /// Sends a train and returns how many of its bytes were taken: all of them, or a multiple of the segment size; why no
+    /// more were, an attempt to send the rest tells.
     ///
     /// # Errors
     /// `WouldBlock` when the link is full and nothing was taken: try again when it is writable. `OutOfMemory` when

@@ -289,6 +289,8 @@ fn no_reset_and_no_stranger_segment_leaves_a_silenced_port() {
     });
     if let Ok(mut stranger) = stranger.unwrap() {
         std::io::Write::write_all(&mut stranger, &[7; 1_000]).unwrap();
+        let guarded = || pair.nodes()[1].status().0["carriers"]["faketcp"]["guard_failures"].as_u64();
+        wait_for("what it said is counted", SOON, || guarded().filter(|&count| count > 0));
     }
     assert_eq!((counted(&pair.left), counted(&pair.right)), (0, 0));
     pair.transfer(1_000_000);

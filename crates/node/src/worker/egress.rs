@@ -175,6 +175,25 @@ impl Egress {
         writable: &mut bool,
         train: &Train<'_>,
     ) -> usize {
+        let mut rest = *train;
+        while !rest.contents.is_empty() {
+            let taken = self.hand_over_once(cx, link, writable, &rest);
+            if taken == 0 {
+                break;
+            }
+            // Why the link took no more it says when it is asked again: an event tells only that it is not full any more.
+            rest.contents = &rest.contents[taken..];
+        }
+        train.contents.len() - rest.contents.len()
+    }
+
+    fn hand_over_once<L: Link>(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut L,
+        writable: &mut bool,
+        train: &Train<'_>,
+    ) -> usize {
         let row = &cx.table.peers[train.peer.0 as usize];
         let packets = train.packets();
         let Some(to) = row.endpoint else {
@@ -184,7 +203,7 @@ impl Egress {
         let transmit = Transmit {
             to: to.address,
             ecn: train.ecn,
-            segment_size: train.segment_size,
+            segment_size: train.segment_size.min(train.contents.len()),
             contents: train.contents,
         };
         match link.send_via(Via { carrier: to.carrier, source: row.local }, &transmit) {
@@ -199,9 +218,6 @@ impl Egress {
                     datagrams,
                     taken as u64 - datagrams * train.overhead as u64,
                 );
-                if !whole {
-                    *writable = false;
-                }
                 taken
             }
             Err(error) => match error.kind() {

@@ -32,6 +32,9 @@ pub(crate) struct Status {
     pub(crate) offloads: Offloads,
     /// Packet memory.
     pub(crate) pool: PoolStatus,
+    /// What the sockets of carriers over TCP have seen, and dropped, by carrier and name.
+    #[serde(default)]
+    pub(crate) carriers: BTreeMap<String, BTreeMap<String, u64>>,
     /// Packets dropped that belong to no known peer, by reason.
     pub(crate) drops: BTreeMap<String, u64>,
     /// The peers, in the order of the configuration.

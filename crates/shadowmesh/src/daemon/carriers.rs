@@ -8,6 +8,7 @@
 //!
 //! What is sent says which carrier takes it; what is received says which one it came by.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -226,6 +227,21 @@ impl Dialler {
         if let (Carrier::Tcp, Some(tcp)) = (carrier, &self.tcp) {
             tcp.vouch_for(place);
         }
+    }
+
+    /// What happened so far, by carrier.
+    pub(super) fn counts(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let mut carriers = BTreeMap::new();
+        let named = |(name, count): (&str, u64)| (name.to_owned(), count);
+        if let Some(fake_tcp) = &self.fake_tcp {
+            let counts = fake_tcp.handle.counts();
+            carriers.insert(Carrier::FakeTcp.to_string(), counts.iter().map(named).collect());
+        }
+        if let Some(tcp) = &self.tcp {
+            let counts = tcp.counts();
+            carriers.insert(Carrier::Tcp.to_string(), counts.iter().map(named).collect());
+        }
+        carriers
     }
 
     /// Closes the flow or connection to a place.

@@ -1,5 +1,6 @@
 //! What reaches the node's thread, and the handle by which the control socket does.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -65,6 +66,7 @@ pub(crate) struct Snapshot {
     pub(super) node: NodeStatus,
     pub(super) offloads: Offloads,
     pub(super) degraded: Vec<String>,
+    pub(super) carriers: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// The running node, as the control socket sees it.
@@ -87,7 +89,8 @@ impl NodeHandle {
     pub(crate) async fn status(&self) -> Result<Status, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Status(reply)).await?;
-        let Snapshot { node, offloads, degraded } = answer.await.map_err(|_| Refusal::ShuttingDown)?;
+        let Snapshot { node, offloads, degraded, carriers } =
+            answer.await.map_err(|_| Refusal::ShuttingDown)?;
         let streams = match &self.streams {
             Some(queries) => {
                 let (reply, answer) = oneshot::channel();
@@ -113,6 +116,7 @@ impl NodeHandle {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
             degraded,
+            carriers,
             listen: self.listen.clone(),
             tun: self.tun.clone().map(|tun| TunStatus { mtu: node.mtu, ..tun }),
             offloads,

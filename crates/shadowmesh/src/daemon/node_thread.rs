@@ -227,7 +227,7 @@ impl NodeThread {
             },
             udp: UdpOffloads { gso: udp.gso, gro: udp.gro },
         };
-        Snapshot { node, offloads, degraded }
+        Snapshot { node, offloads, degraded, carriers: self.dialler.counts() }
     }
 
     fn name(&self, peer: PeerId) -> &str {
