@@ -10,9 +10,9 @@ mod lab;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lab::{Host, Node, SOON, Scratch, Spec, Steady, cable, output, wait_for};
+use lab::{Host, Node, SOON, Scratch, Spec, Steady, WIRE, cable, output, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 const UDP_OR_FAKE_TCP: &[&str] = &["udp", "faketcp"];
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         a_restart_of_either_side_is_got_over_by_crafted_segments,
         a_mesh_over_connections_carries_everything,
         a_restart_of_either_side_is_got_over_by_connections,
+        an_underlay_that_was_down_carries_crafted_segments_again,
+        an_address_that_changes_is_followed_by_crafted_segments,
+        an_address_that_changes_is_followed_by_connections,
+        crafted_segments_fit_a_narrow_underlay,
         a_port_in_use_is_one_clear_error,
         a_ping_by_another_carrier_moves_nothing,
         a_carrier_that_is_not_configured_is_refused_in_words,
@@ -183,6 +187,53 @@ fn restarts(carrier: &'static [&'static str]) {
     pair.left_node = Some(Node::start(&pair.specs[0], &pair.left, &pair.scratch));
     steady.wait_for_answers(100, 2 * SOON);
     assert_eq!(steady.finish().twice, 0);
+}
+
+fn an_underlay_that_was_down_carries_crafted_segments_again() {
+    let pair = Pair::new(FAKE_TCP);
+    pair.wait_for_carrier("faketcp", SOON);
+    let steady = pair.steady();
+    pair.left.set_up(WIRE, false);
+    let mut seen = (steady.answered(), Instant::now());
+    wait_for("silence", SOON, || {
+        if steady.answered() != seen.0 {
+            seen = (steady.answered(), Instant::now());
+        }
+        (seen.1.elapsed() > Duration::from_millis(100)).then_some(())
+    });
+    pair.left.set_up(WIRE, true);
+    steady.wait_for_answers(100, 2 * SOON);
+    assert_eq!(steady.finish().twice, 0);
+}
+
+fn an_address_that_changes_is_followed_by_crafted_segments() {
+    moves(FAKE_TCP);
+}
+
+fn an_address_that_changes_is_followed_by_connections() {
+    moves(TCP);
+}
+
+fn moves(carrier: &'static [&'static str]) {
+    let pair = Pair::new(carrier);
+    pair.wait_for_carrier(carrier[0], SOON);
+    let steady = pair.steady();
+    pair.left.add_address(WIRE, "192.0.2.3/24");
+    pair.left.del_address(WIRE, "192.0.2.1/24");
+    wait_for("the peer follows", 3 * SOON, || {
+        let endpoint = pair.nodes()[1].status().endpoint()?;
+        endpoint.starts_with("192.0.2.3:").then_some(())
+    });
+    steady.wait_for_answers(100, 2 * SOON);
+    assert_eq!(steady.finish().twice, 0);
+}
+
+fn crafted_segments_fit_a_narrow_underlay() {
+    let pair = Pair::with(FAKE_TCP, |_, hosts| hosts.iter().for_each(|host| host.set_mtu(WIRE, 1_400)));
+    pair.wait_for_carrier("faketcp", SOON);
+    pair.transfer(20_000_000);
+    let room = pair.nodes()[0].status().peer()["packet_max"].as_u64();
+    assert!(room.is_some_and(|room| room <= 1_400 - 20 - 32 - 33), "{room:?}");
 }
 
 fn a_port_in_use_is_one_clear_error() {

@@ -205,7 +205,10 @@ fn row(peer: &PeerStatus, degraded: &[String]) -> [String; 8] {
     [
         peer.name.clone(),
         state.into(),
-        peer.endpoint.map_or_else(unknown, |endpoint| endpoint.to_string()),
+        peer.endpoint.map_or_else(unknown, |endpoint| match peer.carrier.as_str() {
+            "udp" => endpoint.to_string(),
+            carrier => format!("{endpoint} over {carrier}"),
+        }),
         handshake,
         peer.rtt_ms.map_or_else(unknown, millis),
         peer.loss.map_or_else(unknown, percent),
