@@ -43,9 +43,13 @@ const UPGRADE_EVERY_MAX: Duration = Duration::from_mins(5);
 const SETTLED: Duration = Duration::from_secs(30);
 /// A better place has to answer once more, so much later.
 const CONFIRM_AFTER: Duration = Duration::from_millis(300);
-/// While the place in use is doubted, the others are tried so often, and not before it had this long to answer.
+/// While the place in use is doubted, the others are tried so often at first, each time half as often, and down to this.
 const TRY_EVERY: Duration = Duration::from_millis(500);
+const TRY_EVERY_MAX: Duration = Duration::from_secs(8);
+/// They are not tried before the place in use had this long to answer.
 const TRY_AFTER: Duration = Duration::from_millis(150);
+/// So long it is asked with every poll; then, the peer is likely gone, only when the others are.
+const ASK_FOR: Duration = Duration::from_secs(2);
 /// The place in use has at least this long to dispel a doubt.
 const DOUBT_MIN: Duration = Duration::from_millis(450);
 
@@ -71,6 +75,7 @@ pub(crate) struct Places {
 struct Doubt {
     since: Instant,
     try_at: Instant,
+    try_every: Duration,
     /// The best place that has answered meanwhile.
     answered: Option<Endpoint>,
 }
@@ -93,7 +98,7 @@ pub(crate) enum Step {
     Rest,
     /// Ask the place in use whether it is alive.
     Ask,
-    /// Try these.
+    /// Try these; if the place in use is doubted, ask it as well.
     Try(Vec<Endpoint>),
     /// Use this one from now on.
     Use(Endpoint),
@@ -198,8 +203,12 @@ impl Places {
         }
         let Some(doubt) = &mut self.doubt else {
             if overdue {
-                self.doubt =
-                    Some(Doubt { since: now, try_at: now + TRY_AFTER.max(rtt * 3 / 2), answered: None });
+                self.doubt = Some(Doubt {
+                    since: now,
+                    try_at: now + TRY_AFTER.max(rtt * 3 / 2),
+                    try_every: TRY_EVERY,
+                    answered: None,
+                });
                 return Step::Ask;
             }
             return self.look_for_better(now, current, in_use);
@@ -208,9 +217,10 @@ impl Places {
             return Step::Use(place);
         }
         if now < doubt.try_at {
-            return Step::Ask;
+            return if now < doubt.since + ASK_FOR { Step::Ask } else { Step::Rest };
         }
-        doubt.try_at = now + TRY_EVERY;
+        doubt.try_at = now + doubt.try_every;
+        doubt.try_every = (doubt.try_every * 2).min(TRY_EVERY_MAX);
         Step::Try(self.all.iter().copied().filter(|&place| place != current).collect())
     }
 
@@ -338,6 +348,18 @@ mod tests {
         assert_eq!(places.answered(now + 210 * MS, FAKE(), Some(UDP())), None, "not at once");
         assert_eq!(poll(&mut places, now + 300 * MS, UDP(), true), Step::Ask, "it may yet answer");
         assert_eq!(poll(&mut places, now + 500 * MS, UDP(), true), Step::Use(FAKE()));
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_asked_for_ever_less_often() {
+        let (mut places, now) = (places(), Instant::now());
+        let steps = |places: &mut Places, from: u64, to: u64| {
+            let polls =
+                (from * 10..to * 10).map(|tick| poll(places, now + 100 * MS * tick as u32, UDP(), true));
+            polls.filter(|step| *step != Step::Rest).count()
+        };
+        assert!(steps(&mut places, 0, 2) == 20);
+        assert!(steps(&mut places, 2, 60) <= 10);
     }
 
     #[test]

@@ -112,6 +112,9 @@ impl Node {
                 self.probe(now, peer, Purpose::Path { confirms: None });
             }
             Step::Try(places) => {
+                if overdue {
+                    self.probe(now, peer, Purpose::Path { confirms: None });
+                }
                 for place in places {
                     self.probe_at(now, peer, Purpose::Trial, Some(place));
                 }
