@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{channel, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::daemons::is_mdns;
-use crate::lab::{Capture, Host, SOON, Scratch, WIRE, ping, secret, wait_for};
+use crate::lab::{Capture, Host, Node, SOON, Scratch, Spec, WIRE, ping, secret, wait_for};
 use crate::{FIND, found, start_pair, wait_until_connected};
 
 /// Machines `192.0.2.1`, `.2`, … on a switch.
@@ -38,28 +38,35 @@ fn runtime() -> Runtime {
 pub(crate) fn a_forged_advertisement_costs_a_handshake_attempt_and_moves_no_traffic() {
     let (_hub, [left, right, eve]) = switch::<3>();
     let scratch = Scratch::new();
-    let nodes = start_pair([&left, &right], &scratch, |_| {});
-    wait_until_connected(&[&nodes[0], &nodes[1]]);
+    let [left_node, right_node] = start_pair([&left, &right], &scratch, |_| {});
+    let nodes = [&left_node, &right_node];
+    wait_until_connected(&nodes);
 
     // Eve repeats what she hears of both, with her own address.
     let trap = eve.netns.run(|| UdpSocket::bind("0.0.0.0:9443").unwrap()).unwrap();
     trap.set_nonblocking(true).unwrap();
     let forger = eve.netns.run(forge).unwrap();
     let eves = |address: &str| address.starts_with("192.0.2.3:");
-    for node in &nodes {
+    for node in nodes {
         wait_for("the forgery is seen", FIND, || {
             found(node).iter().any(|(_, address)| eves(address)).then_some(())
         });
     }
     assert_eq!(ping(&left, "10.77.0.2", 500), 500);
     assert_eq!(ping(&right, "10.77.0.1", 500), 500);
-    for node in &nodes {
+    for node in nodes {
         assert!(node.status().connected());
         assert!(!eves(&node.status().endpoint().unwrap()), "{:?}", node.status().endpoint());
     }
     let mut buffer = vec![0; 65_536];
     let got = std::iter::from_fn(|| trap.recv(&mut buffer).ok()).count();
     assert!(got < 50, "{got} datagrams went to where nobody has proven to be a peer");
+
+    // Nor does the forgery keep the true one from being found again.
+    right_node.stop();
+    let right_node = Node::start(&Spec::of_pair(2, None), &right, &scratch);
+    wait_until_connected(&[&right_node]);
+    assert_eq!(ping(&left, "10.77.0.2", 20), 20);
     forger.stop();
 }
 
