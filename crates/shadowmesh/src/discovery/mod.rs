@@ -17,8 +17,8 @@
 //! (UTC) both days' are there, so that nobody is lost and found again.
 //!
 //! What an outsider can do: repeat tags with an address of its own, until the day after theirs is over. That costs an unanswered
-//! handshake for each address on our own networks, at most eight a peer, and what is found already goes on. Or drown what is
-//! announced, as anybody can who shares a network without authentication; then peers are not found.
+//! handshake for each address on our own networks, at most eight a peer at a time and one more each 10 s, and what is found already
+//! goes on. Or drown what is announced, as anybody can who shares a network without authentication; then peers are not found.
 //!
 //! `tags`, `days` and `sightings` are pure: time and randomness are passed in. `task` has the sockets.
 

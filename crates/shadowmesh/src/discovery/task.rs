@@ -182,9 +182,11 @@ impl Task {
         let today = day_of(now);
         if self.tags.day() != today {
             self.tags = Tags::around(today, &self.setup.peers);
-            let changes = self.sightings.recognise_anew(&self.tags);
+            let changes = self.sightings.recognise_anew(&self.tags, Instant::now());
             self.tell(changes).await;
         }
+        let changes = self.sightings.settle(Instant::now());
+        self.tell(changes).await;
         let over = |edition: &mut Edition| is_over(edition.day, now, overlap);
         for edition in self.editions.extract_if(.., over).collect::<Vec<_>>() {
             edition.end().await;
@@ -228,11 +230,11 @@ impl Task {
     async fn handle(&mut self, event: Option<ServiceEvent>) {
         let changes = match event {
             Some(ServiceEvent::Added(service) | ServiceEvent::Changed(service)) => self.see(service),
-            Some(ServiceEvent::Removed(instance)) => self.sightings.lose(&instance),
+            Some(ServiceEvent::Removed(instance)) => self.sightings.lose(&instance, Instant::now()),
             None => {
                 self.search = None;
                 self.note(Some("the search has ended".into()));
-                self.sightings.lose_all()
+                self.sightings.lose_all(Instant::now())
             }
         };
         self.tell(changes).await;
@@ -252,7 +254,7 @@ impl Task {
         };
         let advertised = service.addresses.iter().map(|address| address.with_port(service.port));
         let address = address_to_try(advertised, is_neighbour);
-        self.sightings.see(instance, service.txt, address, &self.tags)
+        self.sightings.see(instance, service.txt, address, &self.tags, Instant::now())
     }
 
     /// Without a reader there is nothing to do but end, which comes soon.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use beacon::{Beacon, Interfaces, Service, ServiceEvent};
 use handshake::{Identity, PeerKeys, PresharedKey, Protocol};
-use mdns::wire::{Message, RData};
+use mdns::wire::{Message, Name, RData};
 use node::PeerId;
 use os::netns::Netns;
 use shadowmesh::discovery::{self, Acquaintance, Change, SERVICE, Setup, Surroundings};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{channel, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::daemons::is_mdns;
-use crate::lab::{Capture, Host, SOON, Scratch, WIRE, ping, secret, wait_for};
+use crate::lab::{Capture, Host, Node, SOON, Scratch, Spec, WIRE, ping, secret, wait_for};
 use crate::{FIND, found, start_pair, wait_until_connected};
 
 /// Machines `192.0.2.1`, `.2`, … on a switch.
@@ -38,28 +38,35 @@ fn runtime() -> Runtime {
 pub(crate) fn a_forged_advertisement_costs_a_handshake_attempt_and_moves_no_traffic() {
     let (_hub, [left, right, eve]) = switch::<3>();
     let scratch = Scratch::new();
-    let nodes = start_pair([&left, &right], &scratch, |_| {});
-    wait_until_connected(&[&nodes[0], &nodes[1]]);
+    let [left_node, right_node] = start_pair([&left, &right], &scratch, |_| {});
+    let nodes = [&left_node, &right_node];
+    wait_until_connected(&nodes);
 
     // Eve repeats what she hears of both, with her own address.
     let trap = eve.netns.run(|| UdpSocket::bind("0.0.0.0:9443").unwrap()).unwrap();
     trap.set_nonblocking(true).unwrap();
     let forger = eve.netns.run(forge).unwrap();
     let eves = |address: &str| address.starts_with("192.0.2.3:");
-    for node in &nodes {
+    for node in nodes {
         wait_for("the forgery is seen", FIND, || {
             found(node).iter().any(|(_, address)| eves(address)).then_some(())
         });
     }
     assert_eq!(ping(&left, "10.77.0.2", 500), 500);
     assert_eq!(ping(&right, "10.77.0.1", 500), 500);
-    for node in &nodes {
+    for node in nodes {
         assert!(node.status().connected());
         assert!(!eves(&node.status().endpoint().unwrap()), "{:?}", node.status().endpoint());
     }
     let mut buffer = vec![0; 65_536];
     let got = std::iter::from_fn(|| trap.recv(&mut buffer).ok()).count();
     assert!(got < 50, "{got} datagrams went to where nobody has proven to be a peer");
+
+    // Nor does the forgery keep the true one from being found again.
+    right_node.stop();
+    let right_node = Node::start(&Spec::of_pair(2, None), &right, &scratch);
+    wait_until_connected(&[&right_node]);
+    assert_eq!(ping(&left, "10.77.0.2", 20), 20);
     forger.stop();
 }
 
@@ -155,6 +162,31 @@ fn editions(packets: &[Vec<u8>]) -> BTreeMap<String, Edition> {
     editions
 }
 
+/// All labels of names of records, questions, hosts and instances in a capture, but for names that are addresses (RFC 1035 §3.5).
+fn labels(packets: &[Vec<u8>]) -> BTreeSet<String> {
+    let mut labels = BTreeSet::new();
+    let mut note = |name: Name<'_>| {
+        let all: Vec<_> = name.labels().map(|label| String::from_utf8(label.to_vec()).unwrap()).collect();
+        if all.last().is_none_or(|last| last != "arpa") {
+            labels.extend(all);
+        }
+    };
+    for packet in packets {
+        let ip = packet::Ip::parse(packet).unwrap();
+        let message = Message::parse(&packet[ip.header_len + 8..ip.total_len]).unwrap();
+        message.questions().for_each(|question| note(question.name));
+        for record in message.records() {
+            note(record.name);
+            match record.rdata {
+                RData::Ptr(name) => note(name),
+                RData::Srv(srv) => note(srv.target),
+                _ => {}
+            }
+        }
+    }
+    labels
+}
+
 pub(crate) fn two_days_have_nothing_in_common_and_no_key_is_told() {
     let (_hub, [left, right, outsider]) = switch::<3>();
     let capture = Capture::start(&outsider.netns, is_mdns);
@@ -211,12 +243,16 @@ pub(crate) fn two_days_have_nothing_in_common_and_no_key_is_told() {
             assert!(seen.insert(thing), "{instance} has something in common with another: {editions:?}");
         }
     }
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    let mut secrets = vec![machine.trim().as_bytes().to_vec()];
+    for label in labels(&packets) {
+        let fixed = ["local", "_udp", "_shadowmesh", "_services", "_dns-sd"].contains(&label.as_str());
+        let random = label.len() == 16 && label.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(fixed || random, "`{label}` may say who somebody is");
+    }
+    let mut secrets = Vec::new();
     for number in [1, 2] {
         let public_key = secret(number).public_key();
         let hex = format!("{:08x}", u32::from_be_bytes(*public_key.as_bytes().first_chunk().unwrap()));
-        secrets.push(public_key.as_bytes()[..4].to_vec());
+        secrets.push(public_key.as_bytes()[..6].to_vec());
         secrets.push(public_key.to_string().as_bytes()[..6].to_vec());
         secrets.push(hex.into_bytes());
     }
