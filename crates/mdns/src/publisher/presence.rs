@@ -123,7 +123,7 @@ impl Publisher {
         match presence.phase {
             Phase::Probing { sent } if sent < PROBES => {
                 if !std::mem::replace(&mut presence.ready, true) {
-                    self.probes[link].push(id);
+                    self.probes[link].push_back(id);
                 }
             }
             Phase::Probing { .. } => {
@@ -195,14 +195,10 @@ impl Publisher {
         from_here: bool,
         cx: &mut Context<'_>,
     ) {
-        let Some(own) = self.by_name.get(&hash) else { return };
-        let Some(own) = own.iter().find_map(|id| self.records.get(*id).filter(|own| own.unique)) else {
-            return;
-        };
-        let Some(presence) = self.presence_on(own.group, link) else { return };
-        let group = own.group;
+        let Some(group) = self.group_named(hash, record.name) else { return };
+        let Some(presence) = self.presence_on(group, link) else { return };
         let expected = from_here && self.groups[group].is_this_host();
-        if expected || self.groups[group].name != record.name || record.record_type() == RecordType::NSEC {
+        if expected || record.record_type() == RecordType::NSEC {
             return;
         }
         match self.presences[presence].phase {
@@ -260,20 +256,15 @@ impl Publisher {
     ) {
         let mut compared = Vec::new();
         for question in message.questions() {
-            let hash = self.keyed.name(question.name);
-            let Some(own) = self.by_name.get(&hash) else { continue };
-            let Some(own) = own.iter().find_map(|id| self.records.get(*id).filter(|own| own.unique)) else {
+            let Some(group) = self.group_named(self.keyed.name(question.name), question.name) else {
                 continue;
             };
-            let group = own.group;
             if compared.contains(&group) || (from_here && self.groups[group].is_this_host()) {
                 continue;
             }
             compared.push(group);
             let Some(id) = self.presence_on(group, link) else { continue };
-            if !matches!(self.presences[id].phase, Phase::Probing { sent: 1.. })
-                || self.groups[group].name != question.name
-            {
+            if !matches!(self.presences[id].phase, Phase::Probing { sent: 1.. }) {
                 continue;
             }
             let theirs: Vec<Record<'_>> =

@@ -72,6 +72,8 @@ pub(crate) struct Querier {
     keyed: Keyed,
     /// Known answers that did not fit in the packet of their question (RFC 6762 §7.2).
     more_known: VecDeque<(LinkId, EntryId)>,
+    /// The questions of the packet that is being written; kept for its room.
+    asked_now: Vec<QuestionId>,
 }
 
 impl Querier {
@@ -90,6 +92,7 @@ impl Querier {
             events: VecDeque::new(),
             keyed,
             more_known: VecDeque::new(),
+            asked_now: Vec::new(),
         }
     }
 
