@@ -175,8 +175,8 @@ pub(crate) struct Publisher {
 struct Lists(Vec<Vec<RecordId>>);
 
 impl Lists {
-    /// More are not in use at once, unless many answers wait.
-    const KEPT_MAX: usize = 16;
+    /// As many as unicast replies to one batch of received packets wait, and then some.
+    const KEPT_MAX: usize = 64;
     /// Records that each has room for from the start: those of one packet.
     const ROOM: usize = 128;
 
