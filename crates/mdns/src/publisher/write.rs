@@ -126,7 +126,7 @@ impl Publisher {
                 unicast_response: false,
             });
         }
-        let mut companions = self.lists.take();
+        let (mut companions, mut more) = (self.lists.take(), self.lists.take());
         let mut reserved = 0;
         for &id in answers {
             let Some(own) = self.records.get(id) else { continue };
@@ -146,22 +146,20 @@ impl Publisher {
             reserved += companions_len;
             written.push(id);
             self.records[id].written_in = self.packet_serial;
+            more.append(&mut companions);
         }
-        for at in 0..written.len() {
-            self.companions(written[at], link, cx.links, &mut companions);
-            for id in companions.drain(..) {
-                if !self.is_worth_adding(id, link, legacy.is_some(), cx.now) || writer.len() > usual {
-                    continue;
-                }
-                let own = &self.records[id];
-                if writer.len() + own.len_max() <= usual && writer.push(Section::Additional, &own.as_record())
-                {
-                    self.records[id].written_in = self.packet_serial;
-                    written.push(id);
-                }
+        for &id in &more {
+            if !self.is_worth_adding(id, link, legacy.is_some(), cx.now) || writer.len() > usual {
+                continue;
+            }
+            let own = &self.records[id];
+            if writer.len() + own.len_max() <= usual && writer.push(Section::Additional, &own.as_record()) {
+                self.records[id].written_in = self.packet_serial;
+                written.push(id);
             }
         }
         self.lists.give_back(companions);
+        self.lists.give_back(more);
         if writer.is_empty() || written.is_empty() { 0 } else { writer.finish().len() }
     }
 

@@ -104,6 +104,11 @@ impl Querier {
         self.subscriptions.len()
     }
 
+    /// Whether nothing is asked for, and nothing known.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.subscriptions.is_empty() && self.cache.len() == 0
+    }
+
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
