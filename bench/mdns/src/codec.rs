@@ -199,6 +199,32 @@ pub fn engine_answer() -> f64 {
     })
 }
 
+/// Services that one engine publishes at most, besides its host.
+const PUBLICATIONS_MAX: u32 = 4_095;
+
+/// Milliseconds until as many services as there may be have been published, probed for and announced, in the engine.
+#[must_use]
+pub fn publish_ms() -> f64 {
+    let mut now = Instant::now();
+    let mut engine = Engine::new(Config::new("cellar-nas1".parse().expect("a name")), [7; 32], now);
+    let addresses = vec![InterfaceAddress { ip: Ipv4Addr::new(192, 0, 2, 1).into(), prefix_length: 24 }];
+    engine.handle_interface(InterfaceChange::Up { index: 1, addresses, ipv4: true, ipv6: false }, now);
+    let mut buf = vec![0; 9_000];
+    let begin = Instant::now();
+    for number in 0..PUBLICATIONS_MAX {
+        let instance = format!("Service number {number}").parse().expect("a name");
+        let service = ServiceRegistration::new(instance, "_http._tcp".parse().expect("a type"), 80);
+        engine.publish(service, now).expect("there is room");
+    }
+    while let Some((at, _)) = engine.poll_timeout() {
+        now = now.max(at);
+        engine.handle_timeout(now);
+        while engine.poll_transmit(&mut buf, now).is_some() {}
+        while engine.poll_event().is_some() {}
+    }
+    begin.elapsed().as_secs_f64() * 1e3
+}
+
 /// Nanoseconds to take a buffer from the pool and return it, nothing written; and what it takes longer when a whole Ethernet frame was
 /// written and must be cleared.
 #[must_use]

@@ -80,6 +80,7 @@ fn codecs(figures: &mut Figures, round: usize) {
         note(figures, "build_ns", who, codec::build(who));
     }
     note(figures, "engine_answer_ns", OURS, codec::engine_answer());
+    note(figures, "engine_publish_ms", OURS, codec::publish_ms());
     let (take, clear) = codec::pool();
     note(figures, "pool_take_ns", OURS, take);
     note(figures, "pool_clear_ns", OURS, clear);
