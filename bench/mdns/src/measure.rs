@@ -205,7 +205,8 @@ impl Capture {
         command
             .args(["-i", DEVICE, "-n", "-p", "-U", "--immediate-mode", "-Z", "root", "-B", "4096", "-w"])
             .arg(&file)
-            .args(["udp port 5353 and ip"])
+            // Who asks and who answers: a flood is not to keep tcpdump busy.
+            .args(["udp port 5353 and (src host 192.0.2.1 or src host 192.0.2.2 or src host 192.0.2.3)"])
             .stderr(Stdio::piped());
         let mut tcpdump = die_with_parent(&mut command).spawn()?;
         // It says when it listens.
