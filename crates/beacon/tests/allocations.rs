@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use beacon::{Beacon, Builder, Service, ServiceEvent, Statistics};
-use lan::{Host, SOON, lan, soon};
+use lan::{Host, SOON, lan, soon, until};
 use mdns::wire::{
     Class, Header, Mode, NameBuf, Question, RData, Record, RecordType, Section, Srv, Txt, Writer,
 };
@@ -86,6 +86,9 @@ impl Bench {
     fn with(set_up: impl FnOnce(Builder) -> Builder) -> Self {
         let (hub, [left, right]) = lan(["left", "right"]);
         let beacon = right.beacon_with(set_up);
+        // What is sent before the interface is in use is sent in vain.
+        let used = || async { beacon.statistics().await.ok().filter(|now| !now.interfaces.is_empty()) };
+        soon(&right, "the interface is used", until(used));
         let group = "224.0.0.251:5353".parse().unwrap();
         let socket = left.netns.run(|| MulticastSocket::bind(group).unwrap()).unwrap();
         Self { left, right, _hub: hub, beacon, socket, asked: Cell::new(0) }
