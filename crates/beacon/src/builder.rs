@@ -1,5 +1,8 @@
 //! Setting a [`Beacon`] up.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use mdns::{Config, Engine, HostName};
 use tokio::sync::mpsc;
 
@@ -7,7 +10,10 @@ use crate::Beacon;
 use crate::driver::Driver;
 use crate::error::StartError;
 use crate::interfaces::{InterfaceWatch, Interfaces};
+use crate::names::{Names, Wanted};
+use crate::publications::Publications;
 use crate::sockets::{Families, Sockets};
+use crate::suspension::{Clock, Suspension};
 
 /// How a [`Beacon`] is to be; [`Beacon::builder`] makes it.
 #[derive(Clone, Debug)]
@@ -17,6 +23,8 @@ pub struct Builder {
     families: Families,
     host_name: Option<String>,
     publish_host: bool,
+    names_file: Option<PathBuf>,
+    suspension_clock: Clock,
 }
 
 impl Builder {
@@ -26,6 +34,8 @@ impl Builder {
             families: Families { ipv4: true, ipv6: true },
             host_name: None,
             publish_host: true,
+            names_file: None,
+            suspension_clock: os::clock::suspended,
         }
     }
 
@@ -65,6 +75,22 @@ impl Builder {
         self
     }
 
+    /// Keeps the names that this host and its services have won after a conflict in that file, and asks for them first the next time
+    /// (RFC 6762 §9), so that a printer that became `My printer (2)` is called so for good. The file and its directory are
+    /// made when there is something to keep; several programs may share one. A service is known by its name, type and
+    /// port. What cannot be kept is counted ([`Statistics::unsaved_names`](crate::Statistics::unsaved_names)).
+    pub fn names_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.names_file = Some(path.into());
+        self
+    }
+
+    /// For tests: tells for how long the machine has been suspended in all since it was started.
+    #[doc(hidden)]
+    pub fn suspension_clock(mut self, clock: fn() -> Duration) -> Self {
+        self.suspension_clock = clock;
+        self
+    }
+
     /// Opens the sockets, in the network namespace of the calling thread, and starts. Needs no privileges.
     ///
     /// It also starts where there is no network at all, and uses each interface as soon as it is there.
@@ -76,7 +102,9 @@ impl Builder {
     /// Outside a Tokio runtime, or in one without I/O and time.
     #[expect(clippy::unused_async, reason = "so that it can only be called where there is a runtime")]
     pub async fn start(self) -> Result<Beacon, StartError> {
-        let mut config = Config::new(self.chosen_host_name()?);
+        let wanted = self.chosen_host_name()?;
+        let names = Names::load(self.names_file);
+        let mut config = Config::new(names.of_host(wanted.clone()));
         let sockets = Sockets::bind(self.families)?;
         config.publish_host = self.publish_host;
         let mut seed = [0; 32];
@@ -84,7 +112,9 @@ impl Builder {
         let engine = Engine::new(config, seed, std::time::Instant::now());
         let watch = InterfaceWatch::new(self.interfaces).map_err(StartError::Interfaces)?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        let mut driver = Driver::new(engine, sockets, watch, inbox);
+        let publications = Publications::new(names, Wanted::host(&wanted));
+        let suspension = Suspension::new(self.suspension_clock);
+        let mut driver = Driver::new(engine, sockets, watch, inbox, publications, suspension);
         driver.begin().map_err(StartError::Interfaces)?;
         tokio::spawn(driver.run());
         Ok(Beacon::new(commands, self.publish_host))

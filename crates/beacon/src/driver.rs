@@ -7,7 +7,7 @@
 //!   timer ─────┘                             poll_event
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,12 +17,13 @@ use mdns::{
 };
 use os::multicast::Received;
 use packet::{Class, Pool, PoolConfig};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use crate::command::{Command, OwnName};
+use crate::command::Command;
 use crate::interfaces::{Interface, InterfaceWatch};
 use crate::monitor::Packet;
+use crate::publications::Publications;
 use crate::searches::Searches;
 use crate::sockets::Sockets;
 use crate::statistics::{InterfaceStatus, Statistics};
@@ -96,8 +97,7 @@ pub(crate) struct Driver {
     joined: BTreeMap<u32, Joined>,
     commands: mpsc::UnboundedReceiver<Command>,
     searches: Searches,
-    publications: HashMap<u64, PublicationId>,
-    names: HashMap<PublicationId, watch::Sender<Option<OwnName>>>,
+    publications: Publications,
     monitors: Vec<mpsc::Sender<Packet>>,
     pool: Pool,
     received: Vec<Received>,
@@ -115,6 +115,8 @@ impl Driver {
         sockets: Sockets,
         watch: InterfaceWatch,
         commands: mpsc::UnboundedReceiver<Command>,
+        publications: Publications,
+        suspension: Suspension,
     ) -> Self {
         Self {
             engine,
@@ -125,14 +127,13 @@ impl Driver {
             joined: BTreeMap::new(),
             commands,
             searches: Searches::default(),
-            publications: HashMap::new(),
-            names: HashMap::new(),
+            publications,
             monitors: Vec::new(),
             pool: Pool::new(PoolConfig { large: 0, small: BUFFERS }),
             received: Vec::with_capacity(BUFFERS),
             sending: vec![0; Class::SMALL_BYTES].into(),
             held: None,
-            suspension: Suspension::new(os::clock::suspended()),
+            suspension,
             counted: Statistics::default(),
             closing: None,
         }
@@ -345,7 +346,7 @@ impl Driver {
     }
 
     fn notice_suspension(&mut self, now: Instant) {
-        if self.suspension.woke(os::clock::suspended()) {
+        if self.suspension.woke() {
             self.counted.wakes += 1;
             self.scan(now);
             self.engine.handle_wake(now);
@@ -362,20 +363,13 @@ impl Driver {
             }
             Command::EndSearch { id } => self.searches.end(&mut self.engine, id),
             Command::Publish { id, service, name, begun } => {
-                let published = self.engine.publish(*service, now).map(|publication| {
-                    self.publications.insert(id, publication);
-                    self.names.insert(publication, name);
-                });
-                answer(begun, published);
+                answer(begun, self.publications.begin(&mut self.engine, id, *service, name, now));
             }
             Command::UpdateTxt { id, txt, reply } => {
-                let publication = self.publications.get(&id).ok_or(mdns::Error::NoSuchPublication);
-                answer(reply, publication.and_then(|id| self.engine.update_txt(*id, txt, now)));
+                answer(reply, self.publications.update_txt(&mut self.engine, id, txt, now));
             }
             Command::Withdraw { id, done } => {
-                if let Some(publication) = self.publications.remove(&id) {
-                    self.names.remove(&publication);
-                    self.engine.unpublish(publication, now);
+                if self.publications.end(&mut self.engine, id, now) {
                     self.transmit(now);
                 }
                 if let Some(done) = done {
@@ -403,10 +397,9 @@ impl Driver {
         }
     }
 
-    fn tell_name(&self, id: PublicationId, name: PublishedName, ours: bool) {
-        if let (Some(known), PublishedName::Service(instance, _)) = (self.names.get(&id), name) {
-            known.send_replace(Some(OwnName { instance, ours }));
-        }
+    fn tell_name(&mut self, id: PublicationId, name: PublishedName, ours: bool) {
+        let kept = self.publications.tell(id, name, ours);
+        self.counted.unsaved_names += u64::from(kept.is_err());
     }
 
     fn statistics(&self) -> Statistics {

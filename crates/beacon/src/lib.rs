@@ -53,6 +53,8 @@ mod event;
 mod interfaces;
 mod mailbox;
 mod monitor;
+mod names;
+mod publications;
 mod ready;
 mod searches;
 mod service;

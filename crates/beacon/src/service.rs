@@ -107,7 +107,8 @@ pub struct Publication {
 
 impl Publication {
     /// The name that the service has. It differs from the one that was asked for when somebody else on the network had that
-    /// one: keep it, and ask for it next time (RFC 6762 §9).
+    /// one: keep it, and ask for it next time (RFC 6762 §9), or have [`Builder::names_file`](crate::Builder::names_file) do
+    /// so.
     pub fn name(&self) -> InstanceName {
         self.name.borrow().as_ref().map_or_else(|| self.wanted.clone(), |name| name.instance.clone())
     }

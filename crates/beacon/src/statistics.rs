@@ -18,6 +18,8 @@ pub struct Statistics {
     pub wakes: u64,
     /// How often the network interfaces could not be listed.
     pub failed_scans: u64,
+    /// How often a name could not be kept in the [file of names](crate::Builder::names_file).
+    pub unsaved_names: u64,
 }
 
 /// Counters of the sockets.

@@ -1,4 +1,5 @@
-//! The receive path allocates nothing: counted on the thread that runs it, while real packets come by a real socket.
+//! Neither the receive path nor an answer allocates anything: counted on the thread that runs them, while real packets come and go
+//! by a real socket.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,9 +9,11 @@ use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use beacon::{Beacon, Builder, ServiceEvent, Statistics};
-use lan::{Host, SOON, lan, soon};
-use mdns::wire::{Class, Header, Mode, NameBuf, RData, Record, Section, Srv, Txt, Writer};
+use beacon::{Beacon, Builder, Service, ServiceEvent, Statistics};
+use lan::{Host, SOON, lan, soon, until};
+use mdns::wire::{
+    Class, Header, Mode, NameBuf, Question, RData, Record, RecordType, Section, Srv, Txt, Writer,
+};
 use os::alloc::{Counting, thread_allocations};
 use os::multicast::{Departure, MulticastSocket};
 
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
             a_packet_that_is_of_no_interest_allocates_nothing,
             a_refresh_of_what_is_known_allocates_nothing,
             garbage_allocates_nothing,
+            an_answer_allocates_nothing,
         ],
         1,
     )
@@ -76,8 +80,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(Builder::search_only)
+    }
+
+    fn with(set_up: impl FnOnce(Builder) -> Builder) -> Self {
         let (hub, [left, right]) = lan(["left", "right"]);
-        let beacon = right.beacon_with(Builder::search_only);
+        let beacon = right.beacon_with(set_up);
+        // What is sent before the interface is in use is sent in vain.
+        let used = || async { beacon.statistics().await.ok().filter(|now| !now.interfaces.is_empty()) };
+        soon(&right, "the interface is used", until(used));
         let group = "224.0.0.251:5353".parse().unwrap();
         let socket = left.netns.run(|| MulticastSocket::bind(group).unwrap()).unwrap();
         Self { left, right, _hub: hub, beacon, socket, asked: Cell::new(0) }
@@ -167,4 +178,56 @@ fn a_refresh_of_what_is_known_allocates_nothing() {
 fn garbage_allocates_nothing() {
     let mut bench = Bench::new();
     bench.takes_without_allocating(&[0xff; 700]);
+}
+
+fn question(name: &str, record_type: RecordType, unicast_response: bool) -> Vec<u8> {
+    let name: NameBuf = name.parse().unwrap();
+    let mut buf = [0; 512];
+    let mut writer = Writer::new(&mut buf, Mode::Mdns, Header::QUERY);
+    let question = Question { name: name.as_name(), record_type, class: Class::IN, unicast_response };
+    assert!(writer.push_question(&question));
+    writer.finish().to_vec()
+}
+
+/// What is multicast once a second at most (RFC 6762 §6) is asked for so often.
+const MULTICAST_GAP: Duration = Duration::from_millis(1_300);
+/// Questions that are answered by unicast, and those that are answered by multicast.
+const UNICAST_QUESTIONS: u64 = 200;
+const MULTICAST_QUESTIONS: u64 = 4;
+
+impl Bench {
+    /// Asks for what is published, and waits for the answers.
+    fn ask(&mut self) {
+        let wanted = self.statistics().engine.packets_sent + UNICAST_QUESTIONS + MULTICAST_QUESTIONS;
+        // It was announced a moment ago: whoever asks for a unicast response gets one (RFC 6762 §5.4).
+        self.send(&question("mine._ssh._tcp.local", RecordType::SRV, true), UNICAST_QUESTIONS);
+        for _ in 0..MULTICAST_QUESTIONS {
+            std::thread::sleep(MULTICAST_GAP);
+            self.send(&question("_ssh._tcp.local", RecordType::PTR, false), 1);
+        }
+        let deadline = Instant::now() + SOON;
+        while self.statistics().engine.packets_sent < wanted {
+            assert!(Instant::now() < deadline, "not all questions were answered");
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn an_answer_allocates_nothing() {
+    let mut bench = Bench::with(|builder| builder);
+    let _publication =
+        soon(&bench.right, "the name is ours", bench.beacon.publish(Service::new("mine", "_ssh._tcp", 22)));
+    bench.ask();
+    let mut measured = Vec::new();
+    // The look at all interfaces that comes every 20 s allocates; it cannot come twice in a row.
+    for _ in 0..3 {
+        let asking = bench.allocations_of_asking();
+        let (asked, before) = (bench.asked.get(), bench.allocations());
+        bench.ask();
+        measured.push(bench.allocations() - before - asking * (bench.asked.get() - asked));
+        if measured.last() == Some(&0) {
+            return;
+        }
+    }
+    panic!("allocations for {UNICAST_QUESTIONS} and {MULTICAST_QUESTIONS} answers: {measured:?}");
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use beacon::{
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
             nobody_answers_for_a_name_that_nobody_has,
             of_two_services_of_one_name_the_second_is_renamed,
             of_two_hosts_of_one_name_the_second_is_renamed,
+            names_won_in_a_conflict_are_asked_for_first_next_time,
+            a_machine_that_has_slept_probes_again_and_verifies_what_it_knows,
             a_subtype_finds_only_its_own,
             types_names_and_records_are_listed,
             shutting_down_says_goodbye_and_ends_all_streams,
@@ -183,6 +186,82 @@ fn of_two_hosts_of_one_name_the_second_is_renamed() {
     let addresses =
         soon(&left, "both are found", until(|| async { here.resolve_host(&renamed.to_string()).await.ok() }));
     assert!(addresses.iter().any(|address| address.ip == "192.0.2.2".parse::<IpAddr>().unwrap()));
+}
+
+/// RFC 6762 §9: so that others find the service under the name that they know.
+fn names_won_in_a_conflict_are_asked_for_first_next_time() {
+    let (_hub, [left, right]) = lan(["twin", "twin"]);
+    let file = std::env::temp_dir().join(format!("beacon-hosts-{}-names", std::process::id()));
+    let here = left.beacon();
+    let first = soon(&left, "the name is ours", here.publish(printer())).unwrap();
+    let lost = {
+        let there = right.beacon_with(|builder| builder.names_file(&file));
+        let second = soon(&right, "a name is ours", there.publish(printer())).unwrap();
+        let renamed = async || there.host_name().await.ok().filter(|name| name.to_string() != "twin.local");
+        let host = soon(&right, "another name", until(renamed));
+        // It is kept when it is ours.
+        soon(&left, "both are found", until(|| async { here.resolve_host(&host.to_string()).await.ok() }));
+        let name = second.name();
+        soon(&right, "the end", there.shutdown());
+        (name, host)
+    };
+    // Now that nobody has the old names, they could be had.
+    drop(first);
+    soon(&left, "the end", here.shutdown());
+    let there = right.beacon_with(|builder| builder.names_file(&file));
+    let again = soon(&right, "the name is ours", there.publish(printer())).unwrap();
+    assert_ne!(lost.0.as_str(), "Dr. Müller's printer");
+    assert_eq!((again.name(), right.run(there.host_name()).unwrap()), lost);
+    assert_eq!(right.run(there.statistics()).unwrap().unsaved_names, 0);
+    std::fs::remove_file(file).unwrap();
+}
+
+/// RFC 6762 §8, §10.3: while the machine was asleep anything may have happened.
+fn a_machine_that_has_slept_probes_again_and_verifies_what_it_knows() {
+    static SUSPENDED_S: AtomicU64 = AtomicU64::new(7);
+    let (_hub, [left, middle, right]) = lan(["left", "middle", "right"]);
+    let sleeper = left
+        .beacon_with(|builder| builder.suspension_clock(|| Duration::from_secs(SUSPENDED_S.load(Relaxed))));
+    let (stays, goes) = (middle.beacon(), right.beacon());
+    let _publication = soon(&left, "the name is ours", sleeper.publish(printer())).unwrap();
+    let _stays = soon(&middle, "the name is ours", stays.publish(Service::new("stays", IPP, 1))).unwrap();
+    let _goes = soon(&right, "the name is ours", goes.publish(Service::new("goes", IPP, 2))).unwrap();
+    let mut found = sleeper.browse(IPP).unwrap();
+    let names: BTreeSet<_> = (0..3).map(|_| added(&left, &mut found).instance.to_string()).collect();
+    assert_eq!(names.len(), 3);
+    // A second after the first announcement comes the last one: what is said after it is said anew.
+    let mut monitor = stays.monitor();
+    let from_left = async |monitor: &mut beacon::Monitor| loop {
+        let packet = monitor.next().await.unwrap();
+        if packet.from.ip() == "192.0.2.1".parse::<IpAddr>().unwrap() {
+            return packet;
+        }
+    };
+    let quiet = async {
+        while tokio::time::timeout(Duration::from_millis(2_500), from_left(&mut monitor)).await.is_ok() {}
+    };
+    soon(&middle, "silence", quiet);
+
+    // An hour goes by, in which a machine is taken away without a word.
+    right.set_up("wire0", false);
+    SUSPENDED_S.fetch_add(3_600, Relaxed);
+    // Whatever happens first after that wakes the driver up; the look at all interfaces does within 20 s.
+    left.run(sleeper.statistics()).unwrap();
+    let (mut probes, mut announced) = (0, false);
+    soon(&middle, "probes and an announcement", async {
+        while !announced {
+            let packet = from_left(&mut monitor).await;
+            let message = Message::parse(&packet.contents).unwrap();
+            probes += usize::from(message.authorities().len() > 0);
+            announced = message.header().response
+                && message.answers().any(|record| record.rdata.to_string() == "0 0 631 left.local");
+        }
+    });
+    assert_eq!(probes, 3);
+    // Who answers stays, without a flicker; who does not, goes (RFC 6762 §10.4).
+    let ServiceEvent::Removed(gone) = next(&left, &mut found) else { panic!("nothing else has changed") };
+    assert_eq!(gone.name.as_str(), "goes");
+    assert_eq!(left.run(sleeper.statistics()).unwrap().wakes, 1);
 }
 
 fn a_subtype_finds_only_its_own() {

@@ -277,6 +277,9 @@ impl Engine {
 
     /// What this host says and asks is for itself as well: its own services are found by its own browses.
     fn loop_back(&mut self, link: LinkId, packet: &[u8], now: Instant) {
+        if self.querier.is_idle() {
+            return;
+        }
         let Ok(message) = Message::parse(packet) else { return };
         let mut cx = Context { links: &self.links, rng: &mut self.rng, now };
         if message.header().response {

@@ -80,10 +80,13 @@ impl Schedule {
 
     /// Takes out a key whose deadline has come, the earliest first.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<usize> {
-        let &(at, key) = self.heap.first()?;
-        if at > now {
-            return None;
-        }
+        self.next().filter(|at| *at <= now)?;
+        self.pop()
+    }
+
+    /// Takes out the key with the earliest deadline, whether that has come or not.
+    pub(crate) fn pop(&mut self) -> Option<usize> {
+        let &(_, key) = self.heap.first()?;
         self.clear(key as usize);
         Some(key as usize)
     }

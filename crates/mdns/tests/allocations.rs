@@ -1,5 +1,6 @@
 //! What arrives all day on a network costs no allocation: packets about things nobody here asked for, refreshes of records
-//! that are known, questions about names that are not ours, and garbage.
+//! that are known, questions about names that are not ours, and garbage. Nor does it cost any to answer the questions about those
+//! that are ours.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(clippy::disallowed_methods, reason = "an origin for the clock that the tests move by hand")]
@@ -8,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mdns::wire::{
-    Class, Header, Mode, NameBuf, Question, RData, Record, RecordType, Section, Srv, Txt, Writer,
+    Class, Header, Message, Mode, NameBuf, Question, RData, Record, RecordType, Section, Srv, Txt, Writer,
 };
 use mdns::{Browse, Config, Engine, Event, InterfaceAddress, InterfaceChange, Received, ServiceRegistration};
 
@@ -47,10 +48,14 @@ fn announcement(service_type: &str) -> Vec<u8> {
 }
 
 fn question(text: &str, record_type: RecordType) -> Vec<u8> {
+    question_for(text, record_type, false)
+}
+
+fn question_for(text: &str, record_type: RecordType, unicast_response: bool) -> Vec<u8> {
     let name = name(text);
     let mut buf = [0; 512];
     let mut writer = Writer::new(&mut buf, Mode::Mdns, Header::QUERY);
-    let question = Question { name: name.as_name(), record_type, class: Class::IN, unicast_response: false };
+    let question = Question { name: name.as_name(), record_type, class: Class::IN, unicast_response };
     assert!(writer.push_question(&question));
     writer.finish().to_vec()
 }
@@ -144,4 +149,52 @@ fn a_refresh_of_what_is_known_costs_nothing() {
     // It did refresh: the SRV record would have run out by then.
     let told = host.pass(Duration::from_secs(90));
     assert_eq!((told, host.engine.statistics().cache_entries), (vec![], entries));
+}
+
+#[test]
+fn an_answer_costs_nothing() {
+    let mut host = Host::new();
+    let questions: Vec<Vec<u8>> = [false, true]
+        .into_iter()
+        .flat_map(|unicast| {
+            [
+                question_for("_ssh._tcp.local", RecordType::PTR, unicast),
+                question_for("mine._ssh._tcp.local", RecordType::SRV, unicast),
+                question_for("mine._ssh._tcp.local", RecordType::AAAA, unicast),
+                question_for("nas.local", RecordType::ANY, unicast),
+                question_for("_services._dns-sd._udp.local", RecordType::PTR, unicast),
+            ]
+        })
+        .collect();
+    let mut buf = [0; 9_000];
+    // Each question, and what there is to send in the two seconds after it.
+    let mut ask_all = |host: &mut Host| {
+        let mut answers = 0;
+        for packet in &questions {
+            host.engine.handle_packet(packet, &META, host.now);
+            let until = host.now + Duration::from_secs(2);
+            loop {
+                while let Some(transmit) = host.engine.poll_transmit(&mut buf, host.now) {
+                    answers += usize::from(Message::parse(&buf[..transmit.len]).unwrap().header().response);
+                }
+                match host.engine.poll_timeout() {
+                    Some((at, _)) if at <= until => host.now = host.now.max(at),
+                    _ => break,
+                }
+                host.engine.handle_timeout(host.now);
+            }
+            host.now = until;
+        }
+        answers
+    };
+    // Lists grow to the length they need.
+    assert_eq!(ask_all(&mut host), questions.len());
+    let mut answers = 0;
+    let info = allocation_counter::measure(|| {
+        for _ in 0..20 {
+            answers += ask_all(&mut host);
+        }
+    });
+    assert_eq!(answers, 20 * questions.len());
+    assert_eq!((info.count_total, info.bytes_total), (0, 0));
 }

@@ -8,6 +8,7 @@ mod lab;
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
 
 use lab::{Host, SOON, Scratch, WIRE, cable, wait_for};
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         nothing_found_is_exit_code_1_and_nonsense_is_exit_code_2,
         a_capture_is_read_by_tcpdump_and_shows_nothing_malformed,
         a_terminal_that_is_closed_takes_the_service_back,
+        a_name_that_was_won_is_asked_for_again,
     ];
     lab::main(vec![(tests, &["tcpdump"])], 4)
 }
@@ -79,14 +81,47 @@ const PRINTER: &str = "Dr. Müller's printer";
 
 /// Publishes on a machine, and returns when the name is its own; the name of the machine.
 fn publish(host: &Host) -> (Running, String) {
-    let mut publisher = Running::start(
-        host,
-        &["publish", PRINTER, "_ipp._tcp", "631", "rp=ipp/print", "color", "--subtype", "_printer"],
-    );
-    let line = publisher.line();
+    let scratch = Scratch::new();
+    let (publisher, line) = publish_keeping(host, &scratch.path.join("names"));
     let host_name = line.trim_end().rsplit_once(" of ").unwrap().1.to_owned();
     assert_eq!(line, format!("published {PRINTER} as _ipp._tcp on port 631 of {host_name}\n"));
     (publisher, host_name)
+}
+
+/// The same with a file for names; what it says.
+fn publish_keeping(host: &Host, names: &Path) -> (Running, String) {
+    let mut publisher = Running::start(
+        host,
+        &[
+            "publish",
+            PRINTER,
+            "_ipp._tcp",
+            "631",
+            "rp=ipp/print",
+            "color",
+            "--subtype",
+            "_printer",
+            "--names",
+            names.to_str().unwrap(),
+        ],
+    );
+    let line = publisher.line();
+    (publisher, line)
+}
+
+/// RFC 6762 §9.
+fn a_name_that_was_won_is_asked_for_again() {
+    let (left, right) = cable();
+    let scratch = Scratch::new();
+    let names = scratch.path.join("state/names");
+    let (first, _) = publish(&left);
+    let (second, line) = publish_keeping(&right, &names);
+    let renamed = format!("published {PRINTER} (2) as _ipp._tcp on port 631 of ");
+    assert!(line.starts_with(&renamed), "{line}");
+    first.stop();
+    second.stop();
+    let (_again, line) = publish_keeping(&right, &names);
+    assert!(line.starts_with(&renamed), "{line}");
 }
 
 fn a_published_service_is_browsed_and_gone_when_its_process_is_asked_to_stop() {

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::records::Wanted;
-use super::{Context, GAP, OwnRecord, Publisher, RecordId};
+use super::{Context, GAP, OwnRecord, Publisher, RecordId, remove_from};
 use crate::event::{Event, PublicationId, PublishedName};
 use crate::publisher::presence::{Phase, PresenceId};
 use crate::request::{Error, HostRegistration, Interfaces, ServiceRegistration};
 use crate::service::{HostName, ServiceType, Subtype, Txt};
-use crate::wire::{NameBuf, RData};
+use crate::wire::{Name, NameBuf, RData};
 
 /// Changes in [`UPDATES_IN`] at most (RFC 6762 §8.4).
 const UPDATES_MAX: usize = 10;
@@ -102,14 +102,17 @@ impl Publisher {
 
     /// How many services and hosts there are.
     pub(crate) fn publications(&self) -> usize {
-        self.groups.iter().filter(|(_, group)| group.is_unique()).count()
+        self.publications
     }
 
     fn insert_group(&mut self, mut kind: Kind, interfaces: Interfaces) -> GroupId {
         self.serial = self.serial.wrapping_add(1);
         let (number, name) = self.free_name(&kind, 1);
         kind.set_number(number);
-        self.groups.insert(Group {
+        let (is_this_host, hash) =
+            (matches!(kind, Kind::Host { addresses: None, .. }), self.group_hash(&kind, &name));
+        self.publications += usize::from(!matches!(kind, Kind::Type { .. }));
+        let id = self.groups.insert(Group {
             serial: self.serial,
             kind,
             interfaces,
@@ -121,7 +124,29 @@ impl Publisher {
             slow: false,
             updates: VecDeque::new(),
             told: false,
-        })
+        });
+        self.groups_by_name.entry(hash).or_default().push(id);
+        if is_this_host {
+            self.this_host = Some(id);
+        }
+        id
+    }
+
+    /// Under which hash a group of that kind and name is found.
+    fn group_hash(&self, kind: &Kind, name: &NameBuf) -> u64 {
+        match kind {
+            // All types have the same name.
+            Kind::Type { service_type, .. } => self.keyed.name(service_type.to_name().as_name()),
+            Kind::Host { .. } | Kind::Service(_) => self.keyed.name(name.as_name()),
+        }
+    }
+
+    /// The service or host of that name, and all of whose unique records have it; `hash` is the name's.
+    pub(super) fn group_named(&self, hash: u64, name: Name<'_>) -> Option<GroupId> {
+        let is_it = |id: &&GroupId| {
+            self.groups.get(**id).is_some_and(|group| group.is_unique() && group.name == name)
+        };
+        self.groups_by_name.get(&hash)?.iter().find(is_it).copied()
     }
 
     /// The first name from `number` on that no group here has: our own packets never tell us of such a conflict.
@@ -134,7 +159,8 @@ impl Publisher {
                 }
                 Kind::Type { .. } => return (number, ServiceType::enumeration_name()),
             };
-            if !self.groups.iter().any(|(_, other)| other.name == name) {
+            let taken = self.group_named(self.keyed.name(name.as_name()), name.as_name()).is_some();
+            if !taken && name != ServiceType::enumeration_name() {
                 return (number, name);
             }
             number += 1;
@@ -186,7 +212,9 @@ impl Publisher {
             matches!(&group.kind, Kind::Type { service_type: other, .. } if other == service_type)
                 && group.interfaces == *interfaces
         };
-        self.groups.iter().find(|(_, group)| same(group)).map(|(id, _)| id)
+        let hash = self.keyed.name(service_type.to_name().as_name());
+        let of_name = self.groups_by_name.get(&hash)?;
+        of_name.iter().copied().find(|id| self.groups.get(*id).is_some_and(same))
     }
 
     /// One more service is of a type.
@@ -251,7 +279,13 @@ impl Publisher {
         }
         let publication = self.publication(id);
         self.updates.clear(id);
-        self.groups.remove(id);
+        let group = self.groups.remove(id);
+        let hash = self.group_hash(&group.kind, &group.name);
+        remove_from(&mut self.groups_by_name, hash, id);
+        self.publications -= usize::from(group.is_unique());
+        if self.this_host == Some(id) {
+            self.this_host = None;
+        }
         self.events.retain(|event| event.publication() != publication || publication.is_none());
     }
 
@@ -342,6 +376,9 @@ impl Publisher {
         let Some(group) = self.groups.get(id) else { return };
         let (number, name) = self.free_name(&group.kind, group.number.saturating_add(1));
         let is_own_host = group.is_this_host();
+        let hashes = [&group.name, &name].map(|name| self.keyed.name(name.as_name()));
+        remove_from(&mut self.groups_by_name, hashes[0], id);
+        self.groups_by_name.entry(hashes[1]).or_default().push(id);
         let group = &mut self.groups[id];
         (group.number, group.name, group.told) = (number, name, false);
         group.kind.set_number(number);
@@ -366,9 +403,7 @@ impl Publisher {
 
     /// The addresses of an interface are different.
     pub(crate) fn addresses_changed(&mut self, cx: &mut Context<'_>) {
-        let hosts: Vec<GroupId> =
-            self.groups.iter().filter(|(_, group)| group.is_this_host()).map(|(id, _)| id).collect();
-        for host in hosts {
+        if let Some(host) = self.this_host {
             self.update(host, cx);
         }
     }
@@ -445,22 +480,27 @@ impl Publisher {
 
     /// The name that this host has, or probes for.
     pub(crate) fn host_name(&self) -> Option<&HostName> {
-        self.groups.iter().find_map(|(_, group)| match &group.kind {
-            Kind::Host { current, addresses: None, .. } => Some(current),
+        match &self.groups.get(self.this_host?)?.kind {
+            Kind::Host { current, .. } => Some(current),
             _ => None,
-        })
+        }
     }
 
     /// The records of a set on a link: those that travel together under one cache-flush bit (RFC 6762 §10.2).
-    pub(super) fn siblings(&self, id: RecordId) -> Vec<RecordId> {
-        let Some(record) = self.records.get(id).filter(|record| record.unique && !record.leaving) else {
-            return vec![id];
-        };
-        let Some(group) = self.groups.get(record.group) else { return vec![id] };
-        let is_sibling = |other: &OwnRecord| {
-            other.record_type() == record.record_type() && other.interface == record.interface
-        };
-        group.records.iter().copied().filter(|other| is_sibling(&self.records[*other])).collect()
+    pub(super) fn siblings(&self, id: RecordId) -> impl Iterator<Item = RecordId> + '_ {
+        let set = self
+            .records
+            .get(id)
+            .filter(|record| record.unique && !record.leaving)
+            .and_then(|record| Some((record, self.groups.get(record.group)?)));
+        let alone = set.is_none().then_some(id);
+        let members = set.into_iter().flat_map(move |(record, group)| {
+            let is_sibling = |other: &OwnRecord| {
+                other.record_type() == record.record_type() && other.interface == record.interface
+            };
+            group.records.iter().copied().filter(move |other| is_sibling(&self.records[*other]))
+        });
+        members.chain(alone)
     }
 
     /// How far a record must stay from its last multicast.

@@ -138,6 +138,12 @@ impl OwnRecord {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     groups: Slab<Group>,
+    /// Services and hosts by the hash of their name; types by that of the type.
+    groups_by_name: ListsByHash,
+    /// The group of this host's own name and addresses.
+    this_host: Option<GroupId>,
+    /// Services and hosts among the groups.
+    publications: usize,
     /// Groups that were ever made: makes the number of each unique.
     serial: u32,
     records: Slab<OwnRecord>,
@@ -150,11 +156,9 @@ pub(crate) struct Publisher {
     /// By link: when the probes begin of names that came up together, so that they share packets.
     probe_batches: Vec<Option<Instant>>,
     /// By link: presences that are to probe at once.
-    probes: Vec<Vec<PresenceId>>,
-    /// By link: records that have something pending there.
-    pending: Vec<Vec<RecordId>>,
-    /// By link: when the first of them is due.
-    pending_schedule: Schedule,
+    probes: Vec<VecDeque<PresenceId>>,
+    /// By link: when each record that has something pending there is due.
+    pending: Vec<Schedule>,
     replies: VecDeque<Reply>,
     collecting: Vec<Collecting>,
     /// Queries looked at: the number of the one whose known answers are marked.
@@ -163,12 +167,39 @@ pub(crate) struct Publisher {
     packet_serial: u64,
     events: VecDeque<Event>,
     keyed: Keyed,
+    lists: Lists,
+}
+
+/// Lists of records that were used and will be again: answering allocates only until they are long enough.
+#[derive(Debug, Default)]
+struct Lists(Vec<Vec<RecordId>>);
+
+impl Lists {
+    /// As many as unicast replies to one batch of received packets wait, and then some.
+    const KEPT_MAX: usize = 64;
+    /// Records that each has room for from the start: those of one packet.
+    const ROOM: usize = 128;
+
+    /// An empty one.
+    fn take(&mut self) -> Vec<RecordId> {
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(Self::ROOM))
+    }
+
+    fn give_back(&mut self, mut list: Vec<RecordId>) {
+        if self.0.len() < Self::KEPT_MAX {
+            list.clear();
+            self.0.push(list);
+        }
+    }
 }
 
 impl Publisher {
     pub(crate) fn new(keyed: Keyed) -> Self {
         Self {
             groups: Slab::new(),
+            groups_by_name: ListsByHash::default(),
+            this_host: None,
+            publications: 0,
             serial: 0,
             records: Slab::new(),
             by_name: ListsByHash::default(),
@@ -179,13 +210,13 @@ impl Publisher {
             probe_batches: Vec::new(),
             probes: Vec::new(),
             pending: Vec::new(),
-            pending_schedule: Schedule::default(),
             replies: VecDeque::new(),
             collecting: Vec::new(),
             query_serial: 0,
             packet_serial: 0,
             events: VecDeque::new(),
             keyed,
+            lists: Lists::default(),
         }
     }
 
@@ -197,7 +228,7 @@ impl Publisher {
     pub(crate) fn poll_timeout(&self) -> impl Iterator<Item = (Instant, &'static str)> {
         [
             (self.presence_schedule.next(), "a name is to be probed or announced"),
-            (self.pending_schedule.next(), "a response is due"),
+            (self.pending.iter().filter_map(Schedule::next).min(), "a response is due"),
             (self.replies.iter().map(|reply| reply.due).min(), "a unicast response is due"),
             (
                 self.collecting.iter().map(|collecting| collecting.until).min(),
@@ -221,8 +252,8 @@ impl Publisher {
     /// Makes room in what is kept by link.
     fn make_room(&mut self, link: LinkId) {
         if self.pending.len() <= link {
-            self.pending.resize_with(link + 1, Vec::new);
-            self.probes.resize_with(link + 1, Vec::new);
+            self.pending.resize_with(link + 1, Schedule::default);
+            self.probes.resize_with(link + 1, VecDeque::new);
             self.probe_batches.resize(link + 1, None);
         }
     }
@@ -239,17 +270,11 @@ impl Publisher {
     fn remove_record(&mut self, id: RecordId) {
         let Some(record) = self.records.try_remove(id) else { return };
         let data_key = self.data_key(record.name_hash, &record.data.as_rdata());
-        for (index, key) in [(&mut self.by_name, record.name_hash), (&mut self.by_data, data_key)] {
-            if let Some(list) = index.get_mut(&key) {
-                list.retain(|other| *other != id);
-                if list.is_empty() {
-                    index.remove(&key);
-                }
-            }
-        }
+        remove_from(&mut self.by_name, record.name_hash, id);
+        remove_from(&mut self.by_data, data_key, id);
         for (link, on) in record.links.iter().enumerate() {
             if on.pending.is_some() {
-                self.pending[link].retain(|other| *other != id);
+                self.pending[link].clear(id);
             }
         }
         for reply in &mut self.replies {
@@ -311,9 +336,8 @@ impl Publisher {
             pending.announces |= announces;
         } else {
             on.pending = Some(Pending { due, not_before: earliest, announces });
-            self.pending[link].push(id);
         }
-        self.pending_schedule.set_earlier(link, due);
+        self.pending[link].set_earlier(id, due);
     }
 
     /// Nothing of a record is pending on a link any more.
@@ -321,21 +345,7 @@ impl Publisher {
         if let Some(record) = self.records.get_mut(id)
             && record.on_mut(link).pending.take().is_some()
         {
-            self.pending[link].retain(|other| *other != id);
-            self.reschedule(link);
-        }
-    }
-
-    /// Sets the deadline of a link by what is pending on it.
-    fn reschedule(&mut self, link: LinkId) {
-        let due = self.pending[link]
-            .iter()
-            .filter_map(|id| self.records.get(*id)?.on(link).pending)
-            .map(|pending| pending.due)
-            .min();
-        match due {
-            Some(due) => self.pending_schedule.set(link, due),
-            None => self.pending_schedule.clear(link),
+            self.pending[link].clear(id);
         }
     }
 
@@ -360,8 +370,7 @@ impl Publisher {
             self.remove_presence(id);
         }
         self.probe_batches[link] = None;
-        self.pending_schedule.clear(link);
-        for id in std::mem::take(&mut self.pending[link]) {
+        while let Some(id) = self.pending[link].pop() {
             if let Some(record) = self.records.get_mut(id) {
                 record.on_mut(link).pending = None;
             }
@@ -400,6 +409,16 @@ impl Publisher {
             } else {
                 self.remove_presence(id);
             }
+        }
+    }
+}
+
+/// Takes a slot out of the list under a hash.
+fn remove_from(lists: &mut ListsByHash, hash: u64, slot: usize) {
+    if let Some(list) = lists.get_mut(&hash) {
+        list.retain(|other| *other != slot);
+        if list.is_empty() {
+            lists.remove(&hash);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Context, GAP, GroupId, OwnRecord, Publisher};
 use crate::event::Event;
 use crate::jitter;
 use crate::link::{LinkId, Links};
-use crate::wire::{Message, Record, RecordType};
+use crate::wire::{Message, Name, Record, RecordType};
 
 /// RFC 6762 §8.1: three probes, 250 ms apart, the first after up to 250 ms.
 const PROBES: u8 = 3;
@@ -123,7 +123,7 @@ impl Publisher {
         match presence.phase {
             Phase::Probing { sent } if sent < PROBES => {
                 if !std::mem::replace(&mut presence.ready, true) {
-                    self.probes[link].push(id);
+                    self.probes[link].push_back(id);
                 }
             }
             Phase::Probing { .. } => {
@@ -184,6 +184,11 @@ impl Publisher {
         self.groups[id].told = true;
     }
 
+    /// The service or host that claims that name: one that has records.
+    fn claimed(&self, hash: u64, name: Name<'_>) -> Option<GroupId> {
+        self.group_named(hash, name).filter(|id| !self.groups[*id].records.is_empty())
+    }
+
     /// Looks whether a record of somebody else contradicts one of ours (RFC 6762 §8.1, §9). `record` is not the same as any
     /// of ours, and no goodbye. Another program of this host (`from_here`) may speak for the host, and know other
     /// addresses of it, but not for a service of ours.
@@ -195,14 +200,10 @@ impl Publisher {
         from_here: bool,
         cx: &mut Context<'_>,
     ) {
-        let Some(own) = self.by_name.get(&hash) else { return };
-        let Some(own) = own.iter().find_map(|id| self.records.get(*id).filter(|own| own.unique)) else {
-            return;
-        };
-        let Some(presence) = self.presence_on(own.group, link) else { return };
-        let group = own.group;
+        let Some(group) = self.claimed(hash, record.name) else { return };
+        let Some(presence) = self.presence_on(group, link) else { return };
         let expected = from_here && self.groups[group].is_this_host();
-        if expected || self.groups[group].name != record.name || record.record_type() == RecordType::NSEC {
+        if expected || record.record_type() == RecordType::NSEC {
             return;
         }
         match self.presences[presence].phase {
@@ -260,20 +261,13 @@ impl Publisher {
     ) {
         let mut compared = Vec::new();
         for question in message.questions() {
-            let hash = self.keyed.name(question.name);
-            let Some(own) = self.by_name.get(&hash) else { continue };
-            let Some(own) = own.iter().find_map(|id| self.records.get(*id).filter(|own| own.unique)) else {
-                continue;
-            };
-            let group = own.group;
+            let Some(group) = self.claimed(self.keyed.name(question.name), question.name) else { continue };
             if compared.contains(&group) || (from_here && self.groups[group].is_this_host()) {
                 continue;
             }
             compared.push(group);
             let Some(id) = self.presence_on(group, link) else { continue };
-            if !matches!(self.presences[id].phase, Phase::Probing { sent: 1.. })
-                || self.groups[group].name != question.name
-            {
+            if !matches!(self.presences[id].phase, Phase::Probing { sent: 1.. }) {
                 continue;
             }
             let theirs: Vec<Record<'_>> =

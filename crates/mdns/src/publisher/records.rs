@@ -20,10 +20,9 @@ pub(super) struct Wanted {
 impl Publisher {
     /// The name that this host has, or probes for.
     fn host_target(&self, service: &ServiceRegistration) -> NameBuf {
-        let own = || self.groups.iter().find(|(_, group)| group.is_this_host());
-        match (&service.host, own()) {
+        match (&service.host, self.this_host.and_then(|host| self.groups.get(host))) {
             (Some(host), _) => host.to_name(),
-            (None, Some((_, group))) => group.name.clone(),
+            (None, Some(group)) => group.name.clone(),
             // Nothing is published of this host: the name of the service has no address either.
             (None, None) => service.service_type.instance_name(&service.instance),
         }

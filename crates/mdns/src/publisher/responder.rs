@@ -70,7 +70,6 @@ impl Asker {
 }
 
 /// What is to be answered to one query, by way.
-#[derive(Default)]
 struct Answers {
     multicast: Vec<RecordId>,
     unicast: Vec<RecordId>,
@@ -98,7 +97,8 @@ impl Publisher {
             self.continue_collecting(asker, message.header().truncated, cx);
             return Ok(());
         }
-        let answers = self.find_answers(message, asker, cx);
+        let mut answers = Answers { multicast: self.lists.take(), unicast: self.lists.take() };
+        self.find_answers(message, asker, &mut answers, cx);
         self.schedule_unicast(message, asker, answers.unicast, cx)?;
         self.schedule_multicast(message, asker, answers.multicast, probes, cx)
     }
@@ -123,9 +123,9 @@ impl Publisher {
         }
     }
 
-    fn find_answers(&mut self, message: &Message<'_>, asker: Asker, cx: &Context<'_>) -> Answers {
-        let mut answers = Answers::default();
+    fn find_answers(&mut self, message: &Message<'_>, asker: Asker, answers: &mut Answers, cx: &Context<'_>) {
         let mut visits = 0;
+        let mut answering = self.lists.take();
         for question in message.questions() {
             if question.class != Class::IN && question.class != Class::ANY {
                 continue;
@@ -151,14 +151,13 @@ impl Publisher {
                 .peekable();
             let negative =
                 if found.peek().is_none() { live().find(|(_, own)| own.is_negative()) } else { None };
-            let found: Vec<RecordId> = found.chain(negative).map(|(id, _)| id).collect();
-            for id in found {
+            answering.extend(found.chain(negative).map(|(id, _)| id));
+            for id in answering.drain(..) {
                 if std::mem::replace(&mut self.records[id].asked_in, self.query_serial) == self.query_serial {
                     continue;
                 }
                 let own = &self.records[id];
-                let known =
-                    self.siblings(id).iter().all(|id| self.records[*id].known_in == self.query_serial);
+                let known = self.siblings(id).all(|id| self.records[id].known_in == self.query_serial);
                 if known {
                     continue;
                 }
@@ -172,7 +171,7 @@ impl Publisher {
                 if unicast { answers.unicast.push(id) } else { answers.multicast.push(id) }
             }
         }
-        answers
+        self.lists.give_back(answering);
     }
 
     fn schedule_unicast(
@@ -183,6 +182,7 @@ impl Publisher {
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
         if records.is_empty() {
+            self.lists.give_back(records);
             return Ok(());
         }
         if self.replies.len() >= REPLIES_MAX {
@@ -218,7 +218,7 @@ impl Publisher {
         let shared = records.iter().any(|id| !self.records[*id].unique);
         let (from, to) = SHARED_DELAY_MS;
         let delay = jitter(cx.rng, from, to);
-        for id in records {
+        for &id in &records {
             // RFC 6762 §6: only the owner of unique records knows that nobody else answers at the same moment.
             let (not_before, due) = if shared {
                 (cx.now + Duration::from_millis(u64::from(from)), cx.now + delay)
@@ -227,6 +227,7 @@ impl Publisher {
             };
             self.pend_set(id, asker.link, not_before, due, Self::gap(probes), false);
         }
+        self.lists.give_back(records);
         Ok(())
     }
 
@@ -240,12 +241,14 @@ impl Publisher {
         gap: Duration,
         announces: bool,
     ) {
-        let siblings = self.siblings(id);
+        let mut siblings = self.lists.take();
+        siblings.extend(self.siblings(id));
         let last = siblings.iter().filter_map(|id| self.records.get(*id)?.on(link).multicast).max();
         let not_before = last.map_or(not_before, |last| not_before.max(last + gap));
-        for sibling in siblings {
+        for &sibling in &siblings {
             self.pend(sibling, link, not_before, due, gap, announces);
         }
+        self.lists.give_back(siblings);
     }
 
     fn begin_collecting(
@@ -255,6 +258,7 @@ impl Publisher {
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
         if records.is_empty() {
+            self.lists.give_back(records);
             return Ok(());
         }
         let (from, to) = TRUNCATED_DELAY_MS;
@@ -262,11 +266,12 @@ impl Publisher {
         let same =
             |collecting: &&mut Collecting| collecting.link == asker.link && collecting.source == asker.from;
         if let Some(collecting) = self.collecting.iter_mut().find(same) {
-            for id in records {
+            for &id in &records {
                 if !collecting.records.contains(&id) {
                     collecting.records.push(id);
                 }
             }
+            self.lists.give_back(records);
             collecting.until = until.min(collecting.at_the_latest);
             return Ok(());
         }
@@ -303,9 +308,10 @@ impl Publisher {
     pub(super) fn end_collecting(&mut self, cx: &mut Context<'_>) {
         while let Some(at) = self.collecting.iter().position(|collecting| collecting.until <= cx.now) {
             let Collecting { link, records, .. } = self.collecting.swap_remove(at);
-            for id in records {
+            for &id in &records {
                 self.pend_set(id, link, cx.now, cx.now, GAP, false);
             }
+            self.lists.give_back(records);
         }
     }
 

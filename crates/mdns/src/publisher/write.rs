@@ -7,6 +7,9 @@ use crate::link::{LinkId, Links};
 use crate::publisher::presence::PresenceId;
 use crate::wire::{Class, Header, Mode, Question, RData, RecordType, Section, Writer};
 
+/// Records looked at for one packet at most: no more than that fit, uncompressed as they are counted.
+const CANDIDATES_MAX: usize = 128;
+
 /// A buffer to write a packet into: what it has room for, and how much of it should be used.
 pub(crate) struct Room<'b> {
     pub(crate) buf: &'b mut [u8],
@@ -17,20 +20,25 @@ pub(crate) struct Room<'b> {
 impl Publisher {
     /// A link on which multicast responses are due.
     pub(crate) fn due_link(&self, now: Instant) -> Option<LinkId> {
-        (0..self.pending.len()).find(|link| self.pending_schedule.at(*link).is_some_and(|due| due <= now))
+        self.pending.iter().position(|pending| pending.next().is_some_and(|due| due <= now))
     }
 
     /// Writes a multicast response with what is due on `link`, and what may come along (RFC 6762 §6.4). Returns its length.
     pub(crate) fn write_response(&mut self, link: LinkId, room: Room<'_>, cx: &mut Context<'_>) -> usize {
-        let may_go = |pending: Pending| pending.not_before <= cx.now;
-        let candidates: Vec<RecordId> = self.pending[link]
-            .iter()
-            .copied()
-            .filter(|id| self.records.get(*id).and_then(|own| own.on(link).pending).is_some_and(may_go))
-            .collect();
+        let (mut candidates, mut others) = (self.lists.take(), self.lists.take());
+        while candidates.len() < CANDIDATES_MAX
+            && others.len() < CANDIDATES_MAX
+            && let Some(id) = self.pending[link].pop()
+        {
+            let may_go = |pending: Pending| pending.not_before <= cx.now;
+            match self.records.get(id).and_then(|own| own.on(link).pending) {
+                Some(pending) if may_go(pending) => candidates.push(id),
+                _ => others.push(id),
+            }
+        }
         self.packet_serial += 1;
-        let (len, written) = self.write_records(link, &candidates, None, room, cx);
-        let goes: Vec<RecordId> = written.iter().copied().filter(|id| candidates.contains(id)).collect();
+        let mut written = self.lists.take();
+        let len = self.write_records(link, &candidates, None, room, &mut written, cx);
         for &id in &written {
             if let Some(own) = self.records.get_mut(id) {
                 let on = own.on_mut(link);
@@ -38,20 +46,27 @@ impl Publisher {
                 if let Some(pending) = on.pending.take() {
                     on.announced = on.announced.saturating_add(u8::from(pending.announces));
                 }
+                self.pending[link].clear(id);
             }
         }
-        let records = &self.records;
-        self.pending[link].retain(|id| records.get(*id).is_some_and(|own| own.on(link).pending.is_some()));
-        if goes.is_empty() {
-            // Not even one fits in the largest packet: nobody can be told.
-            for id in candidates {
-                self.forget_pending(id, link);
+        if written.is_empty()
+            && let Some(&too_large) = candidates.first()
+        {
+            // It does not fit in the largest packet: nobody can be told.
+            self.forget_pending(too_large, link);
+            self.bury(too_large);
+        }
+        for &id in candidates.iter().chain(&others) {
+            if let Some(pending) = self.records.get(id).and_then(|own| own.on(link).pending) {
+                self.pending[link].set(id, pending.due);
             }
         }
-        for id in written {
+        for &id in &written {
             self.bury(id);
         }
-        self.reschedule(link);
+        for list in [candidates, others, written] {
+            self.lists.give_back(list);
+        }
         len
     }
 
@@ -69,28 +84,34 @@ impl Publisher {
         let at = self.replies.iter().position(|reply| reply.due <= cx.now)?;
         let mut reply = self.replies.remove(at)?;
         self.packet_serial += 1;
-        let (len, written) = self.write_records(reply.link, &reply.records, reply.legacy.as_ref(), room, cx);
-        let answer = (reply.link, reply.to, len);
+        let mut written = self.lists.take();
+        let (link, legacy) = (reply.link, reply.legacy.as_ref());
+        let len = self.write_records(link, &reply.records, legacy, room, &mut written, cx);
+        let answer = (link, reply.to, len);
+        reply
+            .records
+            .retain(|id| self.records.get(*id).is_some_and(|own| own.written_in != self.packet_serial));
         // What a legacy querier is told must be in one packet.
-        if reply.legacy.is_none() && !written.is_empty() {
-            reply.records.retain(|id| !written.contains(id));
-            if !reply.records.is_empty() {
-                self.replies.push_front(reply);
-            }
+        if reply.legacy.is_none() && !written.is_empty() && !reply.records.is_empty() {
+            self.replies.push_front(reply);
+        } else {
+            self.lists.give_back(reply.records);
         }
+        self.lists.give_back(written);
         Some(answer)
     }
 
-    /// Writes records as answers, as many as fit with what belongs to them as additional records (RFC 6763 §12). Returns
-    /// the length and the records written.
+    /// Writes records as answers, as many as fit with what belongs to them as additional records (RFC 6763 §12). Puts those
+    /// that were written in `written` and returns the length of the packet.
     fn write_records(
         &mut self,
         link: LinkId,
         answers: &[RecordId],
         legacy: Option<&(u16, Vec<super::responder::Asked>)>,
         Room { buf, usual }: Room<'_>,
+        written: &mut Vec<RecordId>,
         cx: &Context<'_>,
-    ) -> (usize, Vec<RecordId>) {
+    ) -> usize {
         let (mode, header) = match legacy {
             Some((id, _)) => (Mode::Legacy, Header::legacy_response(*id)),
             None => (Mode::Mdns, Header::RESPONSE),
@@ -105,14 +126,14 @@ impl Publisher {
                 unicast_response: false,
             });
         }
-        let mut written: Vec<RecordId> = Vec::new();
+        let (mut companions, mut more) = (self.lists.take(), self.lists.take());
         let mut reserved = 0;
         for &id in answers {
             let Some(own) = self.records.get(id) else { continue };
             if own.written_in == self.packet_serial {
                 continue;
             }
-            let companions = self.companions(id, link, cx.links);
+            self.companions(id, link, cx.links, &mut companions);
             let companions_len: usize = companions
                 .iter()
                 .filter(|id| self.is_worth_adding(**id, link, legacy.is_some(), cx.now))
@@ -125,22 +146,21 @@ impl Publisher {
             reserved += companions_len;
             written.push(id);
             self.records[id].written_in = self.packet_serial;
+            more.append(&mut companions);
         }
-        for at in 0..written.len() {
-            for id in self.companions(written[at], link, cx.links) {
-                if !self.is_worth_adding(id, link, legacy.is_some(), cx.now) || writer.len() > usual {
-                    continue;
-                }
-                let own = &self.records[id];
-                if writer.len() + own.len_max() <= usual && writer.push(Section::Additional, &own.as_record())
-                {
-                    self.records[id].written_in = self.packet_serial;
-                    written.push(id);
-                }
+        for &id in &more {
+            if !self.is_worth_adding(id, link, legacy.is_some(), cx.now) || writer.len() > usual {
+                continue;
+            }
+            let own = &self.records[id];
+            if writer.len() + own.len_max() <= usual && writer.push(Section::Additional, &own.as_record()) {
+                self.records[id].written_in = self.packet_serial;
+                written.push(id);
             }
         }
-        let len = if writer.is_empty() || written.is_empty() { 0 } else { writer.finish().len() };
-        (len, written)
+        self.lists.give_back(companions);
+        self.lists.give_back(more);
+        if writer.is_empty() || written.is_empty() { 0 } else { writer.finish().len() }
     }
 
     /// Whether an additional record should go along: it is not in the packet yet, and was not multicast within a second
@@ -155,29 +175,27 @@ impl Publisher {
 
     /// What the asker for a record wants next (RFC 6763 §12), from our own records: of a PTR the instance's SRV and TXT, of an
     /// SRV the addresses, of an address the others (RFC 6762 §6.2), or that there are none.
-    fn companions(&self, id: RecordId, link: LinkId, links: &Links) -> Vec<RecordId> {
-        let Some(own) = self.records.get(id).filter(|own| !own.leaving) else { return Vec::new() };
-        let mut companions = Vec::new();
+    fn companions(&self, id: RecordId, link: LinkId, links: &Links, companions: &mut Vec<RecordId>) {
+        companions.clear();
+        let Some(own) = self.records.get(id).filter(|own| !own.leaving) else { return };
         let mut of_name = |name: crate::wire::Name<'_>, types: &[RecordType]| {
             let named = self.by_name.get(&self.keyed.name(name)).map(Vec::as_slice).unwrap_or_default();
-            let mut found = Vec::new();
             for record_type in types {
-                let before = found.len();
+                let before = companions.len();
                 let live = |other: &super::OwnRecord| other.name == name && self.is_live(other, link, links);
                 let of_type = named.iter().copied().filter(|other| {
                     self.records.get(*other).is_some_and(|o| o.record_type() == *record_type && live(o))
                 });
-                found.extend(of_type);
+                companions.extend(of_type);
                 // RFC 6762 §6.1: that there is no address of a family is worth saying.
-                if found.len() == before && matches!(*record_type, RecordType::A | RecordType::AAAA) {
-                    found.extend(
+                if companions.len() == before && matches!(*record_type, RecordType::A | RecordType::AAAA) {
+                    companions.extend(
                         named.iter().copied().find(|other| {
                             self.records.get(*other).is_some_and(|o| o.is_negative() && live(o))
                         }),
                     );
                 }
             }
-            companions.extend(found);
         };
         match own.data.as_rdata() {
             RData::Ptr(target) => {
@@ -197,7 +215,6 @@ impl Publisher {
         }
         companions.retain(|other| *other != id);
         companions.dedup();
-        companions
     }
 
     /// A link on which names are to be probed for.
@@ -217,7 +234,7 @@ impl Publisher {
         let mut writer = Writer::new(buf, Mode::Mdns, Header::QUERY);
         let mut chosen: Vec<PresenceId> = Vec::new();
         let mut reserved = writer.len();
-        while let Some(&id) = self.probes[link].first() {
+        while let Some(&id) = self.probes[link].front() {
             let group = self.presences[id].group;
             let name = &self.groups[group].name;
             let records: usize = self.proposed(group, link, cx.links).map(super::OwnRecord::len_max).sum();
@@ -235,7 +252,7 @@ impl Publisher {
                     unicast_response: unicast,
                 });
             }
-            self.probes[link].remove(0);
+            self.probes[link].pop_front();
             chosen.push(id);
         }
         for &id in &chosen {

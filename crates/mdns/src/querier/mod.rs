@@ -72,6 +72,8 @@ pub(crate) struct Querier {
     keyed: Keyed,
     /// Known answers that did not fit in the packet of their question (RFC 6762 §7.2).
     more_known: VecDeque<(LinkId, EntryId)>,
+    /// The questions of the packet that is being written; kept for its room.
+    asked_now: Vec<QuestionId>,
 }
 
 impl Querier {
@@ -90,6 +92,7 @@ impl Querier {
             events: VecDeque::new(),
             keyed,
             more_known: VecDeque::new(),
+            asked_now: Vec::new(),
         }
     }
 
@@ -99,6 +102,11 @@ impl Querier {
 
     pub(crate) fn subscriptions(&self) -> usize {
         self.subscriptions.len()
+    }
+
+    /// Whether nothing is asked for, and nothing known.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.subscriptions.is_empty() && self.cache.len() == 0
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<Event> {

@@ -27,7 +27,7 @@ impl Querier {
         let mut asks_unicast = false;
         let interface = cx.links.get(link).map_or(0, |link| link.interface);
         if self.more_known.is_empty() {
-            let mut asked = Vec::new();
+            let mut asked = std::mem::take(&mut self.asked_now);
             while let Some((question, first)) = self.questions.peek_ready(link) {
                 // RFC 6762 §5.4: only the first time.
                 let unicast_response = unicast && first;
@@ -43,7 +43,7 @@ impl Querier {
                 asks_unicast |= unicast_response;
                 asked.extend(self.questions.pop_ready(link, cx.now));
             }
-            for id in asked {
+            for id in asked.drain(..) {
                 let Some(question) = self.questions.get(id) else { continue };
                 let known =
                     self.cache.set(link, question.name_hash, question.name.as_name(), question.record_type);
@@ -51,6 +51,7 @@ impl Querier {
                 self.more_known.extend(known.map(|(id, _)| (link, id)));
                 self.asked(id, interface);
             }
+            self.asked_now = asked;
         }
         while let Some(id) = self.next_known(link) {
             let record = self.cache.get(id).and_then(|entry| entry.known_answer(cx.now));

@@ -132,6 +132,31 @@ fn item_33_the_loser_of_a_tie_gives_way_when_the_winner_goes_on() {
     assert_eq!(names(&script), ["nas-2.local"]);
 }
 
+/// Both have the same seed, and so begin to probe in the same microsecond.
+#[test]
+fn item_33_of_two_that_probe_at_the_same_instant_the_greater_address_has_the_name() {
+    let [mut left, mut right] = [("192.168.1.10", 4), ("192.168.1.20", 4)].map(|(ip, seed)| {
+        let mut script = Script::without_interface(Config::new("nas".parse().unwrap()), seed);
+        script.up(ETH, &[&format!("{ip}/24")]);
+        script
+    });
+    let mut first = Vec::new();
+    while left.ms() < 20_000 {
+        left.pass(1);
+        right.pass(1);
+        let (by_left, by_right) = (left.sent(), right.sent());
+        first.extend(by_left.first().into_iter().chain(by_right.first()).map(|sent| sent.ms));
+        for sent in by_left {
+            right.receive("192.168.1.10:5353", "224.0.0.251", &sent.bytes);
+        }
+        for sent in by_right {
+            left.receive("192.168.1.20:5353", "224.0.0.251", &sent.bytes);
+        }
+    }
+    assert_eq!(first[0], first[1], "the same instant");
+    assert_eq!((names(&left), names(&right)), (vec!["nas-2.local".to_owned()], vec!["nas.local".to_owned()]));
+}
+
 #[test]
 fn item_33_the_winner_of_a_tie_and_equals_go_on() {
     for proposal in ["192.168.1.9", "192.168.1.10"] {

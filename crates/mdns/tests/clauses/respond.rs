@@ -235,13 +235,21 @@ fn item_21_answers_to_several_queries_share_a_packet() {
     });
     script.pass(2_000_000);
     script.sent();
-    script.hear(PEER, &query().ask(TYPE, RecordType::PTR));
-    script.pass(15);
-    script.hear(OTHER, &query().ask("_ftp._tcp.local", RecordType::PTR));
-    script.pass(500);
-    let sent = script.sent();
-    let answers: usize = sent.iter().map(|sent| sent.answers.len()).sum();
-    assert!(answers == 2 && sent.len() <= 2, "{sent:#?}");
+    let mut shared = 0;
+    for _ in 0..50 {
+        script.pass(2_000);
+        script.hear(PEER, &query().ask(TYPE, RecordType::PTR));
+        script.pass(15);
+        let second = script.ms();
+        script.hear(OTHER, &query().ask("_ftp._tcp.local", RecordType::PTR));
+        script.pass(500);
+        let sent = script.sent();
+        assert_eq!(sent.iter().map(|sent| sent.answers.len()).sum::<usize>(), 2, "{sent:#?}");
+        // The second one comes along as soon as it may be said: 20 ms after it was asked for.
+        assert_eq!(sent.len(), if sent[0].ms >= second + 20 { 1 } else { 2 }, "{sent:#?}");
+        shared += usize::from(sent.len() == 1);
+    }
+    assert!(shared > 25, "{shared} of 50");
 
     // Two that are delayed for the same reason always do.
     script.pass(10_000);

@@ -1,7 +1,7 @@
 //! What strangers, accidents and numbers may do.
 
 use mdns::wire::RecordType;
-use mdns::{Config, Error, Event, HostName, NameError, QueryLifetime, Received};
+use mdns::{Config, Destination, Error, Event, HostName, NameError, QueryLifetime, Received};
 
 use crate::script::{ETH, OTHER, PEER, Script, Sent, a, ptr, query, response, srv, web_server};
 
@@ -219,11 +219,22 @@ fn questions_that_repeat_themselves_cost_no_more_than_one() {
 fn a_reply_never_goes_to_more_than_the_asker_and_unicast_replies_are_bounded() {
     let mut script = Script::established();
     let bytes = query().ask("nas.local", RecordType::A).bytes();
-    for n in 0..1_000u32 {
-        script.receive(&format!("192.168.1.20:{}", 10_000 + n), "224.0.0.251", &bytes);
+    // All arrive before any answer can leave.
+    for n in 0..900u16 {
+        let meta = Received {
+            interface: ETH,
+            from: ([192, 168, 1, 20], 10_000 + n).into(),
+            to: [224, 0, 0, 251].into(),
+            hop_limit: Some(255),
+            truncated: false,
+        };
+        script.engine.handle_packet(&bytes, &meta, script.now);
     }
     let sent = script.sent();
-    assert!(sent.len() <= 1_000 && sent.iter().all(|sent| !sent.is_multicast()));
+    let to: Vec<Destination> = sent.iter().map(|sent| sent.transmit.to).collect();
+    let askers = (10_000..10_256).map(|port| Destination::Unicast(([192, 168, 1, 20], port).into()));
+    assert_eq!(to, askers.collect::<Vec<_>>());
+    assert_eq!(script.dropped("replies_full"), 900 - 256);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! `mdns publish`: a service, until Ctrl-C.
 
 use std::future::pending;
+use std::path::PathBuf;
 
 use beacon::{InstanceName, Service};
 
 use super::Network;
 use super::names::visible;
 use crate::cli::output::print;
+use crate::cli::places;
 use crate::failure::Failure;
 
 /// Options of `publish`.
@@ -36,6 +38,10 @@ pub(super) struct Args {
     /// The service runs on this host instead, whose addresses somebody else publishes
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
+
+    /// Keep the name that was won when somebody else had this one, and ask for it first next time
+    #[arg(long, value_name = "FILE", default_value_os_t = places::state_dir().join("mdns-names"), hide_default_value = true)]
+    names: PathBuf,
 }
 
 impl Args {
@@ -60,7 +66,7 @@ impl Args {
 pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
     let service = args.service();
     service.check()?;
-    let beacon = network.builder().start().await?;
+    let beacon = network.builder().names_file(&args.names).start().await?;
     network.require_interfaces(&beacon).await?;
     let mut publication = beacon.publish(service).await?;
     let host = match &args.host {
