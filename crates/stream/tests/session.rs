@@ -212,9 +212,18 @@ fn a_dead_path_is_found_within_three_seconds_though_nothing_is_said() {
     assert!(world.now - cut_at <= Duration::from_secs(3));
 }
 
-/// The time from writing 64 bytes to having them back.
 fn echoes(fec: FecConfig, count: usize) -> Vec<Duration> {
+    echoes_of(1, fec, count)
+}
+
+fn echoes_of(seed: u32, fec: FecConfig, count: usize) -> Vec<Duration> {
     let mut world = World::new(&SessionConfig { fec, ..config() }, Faults { lost: 20, ..Faults::default() });
+    world.seed = seed;
+    echo_times(&mut world, count)
+}
+
+/// The times from writing 64 bytes to having them back, the shortest first.
+fn echo_times(world: &mut World, count: usize) -> Vec<Duration> {
     let id = world.ends[0].streams().open(world.now).unwrap();
     let mut times = Vec::new();
     for round in 0..count {
@@ -249,6 +258,26 @@ fn with_adaptive_fec_a_lost_keystroke_does_not_wait_for_its_retransmission() {
     assert!(times[985] <= Duration::from_millis(70), "p98.5 {:?}, median {:?}", times[985], times[500]);
     let without = echoes(FecConfig::Off, 1_000);
     assert!(without[985] > times[985], "without: {:?}", without[985]);
+}
+
+#[test]
+fn a_new_session_protects_its_keystrokes_before_it_knows_of_any_loss() {
+    for seed in 1..=8 {
+        let times = echoes_of(seed, FecConfig::Adaptive, 100);
+        assert!(times[98] <= Duration::from_millis(70), "p99 {:?}, most {:?}", times[98], times[99]);
+    }
+}
+
+#[test]
+fn a_path_without_loss_soon_carries_nothing_twice() {
+    let sent = |fec| {
+        let mut world = World::new(&SessionConfig { fec, ..config() }, Faults::default());
+        echo_times(&mut world, 800);
+        let before = world.sent;
+        echo_times(&mut world, 100);
+        world.sent - before
+    };
+    assert_eq!(sent(FecConfig::Adaptive), sent(FecConfig::Off));
 }
 
 #[test]
