@@ -3,6 +3,8 @@
 //!
 //! `SIM_SEEDS=100 cargo test -p sim --test streams` tries more seeds than CI does; `SIM_SEED=17` replays one.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::{Duration, Instant};
 
 use sim::{LinkConfig, NodeId, NodeSpec, PeerOptions, World};
@@ -46,7 +48,7 @@ fn config(fec: FecConfig, congestion: Congestion, version: u8) -> SessionConfig 
 }
 
 /// Two nodes with streams.
-fn pair(seed: u64, config: SessionConfig) -> (World, [NodeId; 2]) {
+fn pair(seed: u64, config: &SessionConfig) -> (World, [NodeId; 2]) {
     let spec = || NodeSpec { streams: Some(config.clone()), ..NodeSpec::default() };
     let (world, left, right) = World::pair_with(seed, spec(), spec(), &PeerOptions::default());
     (world, [left, right])
@@ -144,7 +146,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(seed: u64, config: SessionConfig) -> Self {
+    fn new(seed: u64, config: &SessionConfig) -> Self {
         let (world, nodes) = pair(seed, config);
         Self { world, nodes, streams: Vec::new() }
     }
@@ -224,7 +226,7 @@ fn streams_are_exact_whatever_the_network_does() {
         for fec in [FecConfig::Off, FecConfig::Adaptive, FecConfig::Fixed { data: 10, parity: 3 }] {
             for congestion in [Congestion::Bbr, Congestion::None] {
                 for version in [1, 2] {
-                    let mut scene = Scene::new(seed, config(fec, congestion, version));
+                    let mut scene = Scene::new(seed, &config(fec, congestion, version));
                     scene.world.set_link(scene.nodes[0], scene.nodes[1], worst());
                     scene.connect();
                     for count in 0..5 {
@@ -247,7 +249,7 @@ fn streams_are_exact_whatever_the_network_does() {
 #[test]
 fn a_stream_that_is_cut_off_never_looks_whole() {
     for seed in seeds(5) {
-        let mut scene = Scene::new(seed, config(FecConfig::Adaptive, Congestion::Bbr, 2));
+        let mut scene = Scene::new(seed, &config(FecConfig::Adaptive, Congestion::Bbr, 2));
         scene.world.set_link(scene.nodes[0], scene.nodes[1], worst());
         scene.connect();
         for count in 0..6 {
@@ -269,7 +271,7 @@ fn a_restart_of_either_node_fails_its_streams_by_name_and_new_ones_work() {
     for seed in seeds(3) {
         for who in 0..2 {
             for loss in [0.0, 0.1] {
-                let mut scene = Scene::new(seed, config(FecConfig::Adaptive, Congestion::Bbr, 2));
+                let mut scene = Scene::new(seed, &config(FecConfig::Adaptive, Congestion::Bbr, 2));
                 let link = LinkConfig { loss, latency: Duration::from_millis(20), ..LinkConfig::default() };
                 scene.world.set_link(scene.nodes[0], scene.nodes[1], link);
                 scene.connect();
@@ -301,7 +303,7 @@ fn a_restart_of_either_node_fails_its_streams_by_name_and_new_ones_work() {
 #[test]
 fn a_path_that_narrows_for_a_while_costs_no_stream() {
     for seed in seeds(3) {
-        let mut scene = Scene::new(seed, config(FecConfig::Adaptive, Congestion::Bbr, 2));
+        let mut scene = Scene::new(seed, &config(FecConfig::Adaptive, Congestion::Bbr, 2));
         let link = LinkConfig { latency: Duration::from_millis(20), ..LinkConfig::default() };
         scene.world.set_link(scene.nodes[0], scene.nodes[1], link);
         scene.connect();
@@ -322,7 +324,7 @@ fn a_path_that_narrows_for_a_while_costs_no_stream() {
 
 #[test]
 fn a_path_that_stays_narrow_ends_what_was_on_its_way_by_name_and_carries_the_next() {
-    let mut scene = Scene::new(1, config(FecConfig::Off, Congestion::Bbr, 2));
+    let mut scene = Scene::new(1, &config(FecConfig::Off, Congestion::Bbr, 2));
     let link = LinkConfig { latency: Duration::from_millis(20), ..LinkConfig::default() };
     scene.world.set_link(scene.nodes[0], scene.nodes[1], LinkConfig { rate_bps: Some(8_000_000), ..link });
     scene.connect();
@@ -342,7 +344,7 @@ fn a_path_that_stays_narrow_ends_what_was_on_its_way_by_name_and_carries_the_nex
 #[test]
 fn the_same_seed_gives_the_same_streams() {
     let run = || {
-        let mut scene = Scene::new(7, config(FecConfig::Adaptive, Congestion::Bbr, 2));
+        let mut scene = Scene::new(7, &config(FecConfig::Adaptive, Congestion::Bbr, 2));
         scene.world.set_link(scene.nodes[0], scene.nodes[1], worst());
         scene.connect();
         scene.open(0, [100_000, 50_000], [End::InOrder; 2]);
