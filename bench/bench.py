@@ -5,6 +5,7 @@
   bench.py list                       contenders and whether they can run here
   bench.py tunnels [-n ROUNDS] [-c a,b,...]   table 1: tunnels over a clean veth
   bench.py lossy   [-n ROUNDS] [-c a,b,...]   table 2: loss / delay scenarios
+  bench.py streams [SCENARIO…]        many users, short connections, fairness, soak
   bench.py report FILE.json           print the tables of an earlier run again
   bench.py profile NAME…              perf and strace -c of a contender's daemons under one TCP flow
   bench.py readme                     put the short comparison into README.md
@@ -30,6 +31,7 @@ import time
 import contenders
 import goals
 import plot
+import streams
 from measure import meta, one, plan_lossy, plan_tunnel, save
 from report import get, num, RATIO_COLS, report_lossy, report_short, report_suite, report_tunnels
 from world import CONTENDERS, IPERF_PORT, NSL, NSR, OR, REPO, RESULTS, RUN, Ctx, runnable, sh, tree, which
@@ -193,6 +195,11 @@ def cmd_profile(opt):
         print("\n".join(out), flush=True)
 
 
+def cmd_streams(opt):
+    if not streams.run(opt):
+        sys.exit(1)
+
+
 UNDERLAY_HELP = "veth: GSO super-packets cross whole; nic: MTU-sized packets, GRO at the receiver; mtu: MTU-sized packets, no GRO"
 
 
@@ -224,6 +231,7 @@ def main():
             p.add_argument("--rtt", type=float, default=40, help="emulator round trip, ms")
             p.add_argument("--rate", type=float, default=200, help="emulator rate, Mbit/s")
             p.add_argument("--secs", type=int, default=5)
+    streams.arguments(sub.add_parser("streams"))
     p = sub.add_parser("report")
     p.add_argument("file")
     p = sub.add_parser("readme")
@@ -266,7 +274,7 @@ def main():
     old = open(allow).read().strip()
     atexit.register(lambda: open(allow, "w").write(old))
     open(allow, "w").write(open(allow.replace("allowed", "available")).read().strip())
-    {"suite": cmd_suite, "tunnels": cmd_tunnels, "lossy": cmd_lossy, "shell": cmd_shell, "profile": cmd_profile}[opt.cmd](opt)
+    {"suite": cmd_suite, "tunnels": cmd_tunnels, "lossy": cmd_lossy, "shell": cmd_shell, "profile": cmd_profile, "streams": cmd_streams}[opt.cmd](opt)
 
 
 if __name__ == "__main__":

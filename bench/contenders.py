@@ -334,24 +334,28 @@ contender("plain-tcp+bbr", kind="proxy", version="kernel")(plain)
 contender("wireguard-go+bbr", needs=[WGGO, "wg"], kind="proxy", version="")(lambda c: (wg_go(c), {"host": OR, "port": IPERF_PORT})[1])
 
 
-def sm_forward(c):
-    """A forwarded port on streams of a session between two nodes without an interface."""
+def shadowmesh_streams(c, section, port=9443):
+    """Two nodes without an interface, with streams: `section` is added to the left one's configuration, the right one is an exit."""
     key = {t: sh([SHADOWMESH, "genkey"]).strip() for t in "LR"}
     pub = {t: sh([SHADOWMESH, "pubkey"], inp=key[t] + "\n").strip() for t in "LR"}
-    section = {"L": f'[[forward]]\nlisten = "127.0.0.1:{P}"\ntarget = "127.0.0.1:{IPERF_PORT}"\nvia = "peer"\n',
-               "R": '[exit]\nallow = ["127.0.0.0/8"]\n'}
+    sections = {"L": section, "R": '[exit]\nallow = ["127.0.0.0/8"]\n'}
     for ns, ul, ol, pul, pol, t in reversed(ENDS):
         peer = "R" if t == "L" else "L"
-        keyfile = c.write(f"{t}.key", key[t] + "\n")
-        conf = c.write(f"forward{t}.toml", f"""[node]
+        keyfile = c.write(f"{t}{port}.key", key[t] + "\n")
+        conf = c.write(f"streams{t}{port}.toml", f"""[node]
 private_key_file = "{keyfile}"
-listen = "0.0.0.0:9443"
+listen = "0.0.0.0:{port}"
 [[peer]]
 name = "peer"
 public_key = "{pub[peer]}"
-endpoint = "{pul}:9443"
-{section[t]}""")
+endpoint = "{pul}:{port}"
+{sections[t]}""")
         c.spawn(ns, [SHADOWMESH, "up", "-c", conf], env={"SHADOWMESH_STATE_DIR": c.dir})
+
+
+def sm_forward(c):
+    """A forwarded port on streams of a session between two nodes without an interface."""
+    shadowmesh_streams(c, f'[[forward]]\nlisten = "127.0.0.1:{P}"\ntarget = "127.0.0.1:{IPERF_PORT}"\nvia = "peer"\n')
     c.wait_listen(NSL, P)
     return FWD
 

@@ -123,19 +123,22 @@ impl StreamPort {
         }
     }
 
-    /// Sends what `fill` writes: it is called with room for one datagram of [`Reach::Ready`] bytes, and returns how many it
-    /// wrote, or `None` when there is nothing more.
+    /// Sends what `fill` writes: it is called with room for one datagram of [`Reach::Ready`] bytes, or of `room` where that is
+    /// more, and returns how many it wrote, or `None` when there is nothing more. More than the path is known to pass is
+    /// sent all the same: a path may be held for narrower than it is.
     pub fn send<L: Link>(
         &mut self,
         now: Instant,
         peer: PeerId,
         link: &mut L,
+        room: usize,
         mut fill: impl FnMut(&mut [u8]) -> Option<usize>,
     ) -> Sent {
         if self.is_blocked() {
             return Sent::Blocked;
         }
         let Reach::Ready(datagram_max) = self.reach(now, peer) else { return Sent::Unreachable };
+        let datagram_max = datagram_max.max(room).min(MAX_DATAGRAM - PREFIX_LEN - TAG_LEN);
         let table = Arc::clone(&self.table);
         let row = &table.peers[peer.0 as usize];
         let (Some(session), Some(to)) = (&row.session, row.endpoint) else { return Sent::Unreachable };

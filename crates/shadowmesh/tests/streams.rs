@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{ExitCode, Stdio};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
         a_node_without_an_interface_carries_streams,
         a_restarted_exit_serves_new_streams_without_a_restart_of_the_entry,
         a_restarted_entry_is_served_at_once,
-        a_node_that_stops_ends_its_streams_in_order_and_at_once,
+        a_node_that_stops_ends_500_streams_in_order_within_a_second,
+        a_client_that_reads_nothing_holds_nobody_up,
         a_port_of_the_peer_leads_back_to_us,
         an_address_in_use_is_one_clear_error,
     ];
@@ -303,18 +305,66 @@ fn a_restarted_entry_is_served_at_once() {
     exchange(&mut tunnel.connect_soon());
 }
 
-fn a_node_that_stops_ends_its_streams_in_order_and_at_once() {
-    let mut tunnel = Tunnel::new();
-    let _server = tunnel.server(100, echo);
-    let mut clients: Vec<_> = (0..100).map(|_| tunnel.connect_soon()).collect();
-    clients.iter_mut().for_each(exchange);
-    let start = Instant::now();
-    tunnel.entry.take().unwrap().stop();
-    assert!(start.elapsed() < SOON / 5, "it took {:?}", start.elapsed());
-    for client in &mut clients {
-        // An end, or the reset of a closed connection: not a wait until the client gives up.
-        let ended = client.read(&mut [0; 1]);
-        assert!(!matches!(&ended, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "{ended:?}");
+fn a_node_that_stops_ends_500_streams_in_order_within_a_second() {
+    const STREAMS: usize = 500;
+    // Both ends of all connections are here.
+    os::files::raise_open_files().unwrap();
+    for entry_stops in [true, false] {
+        let mut tunnel = Tunnel::new();
+        let (ended, ends) = mpsc::channel();
+        let listener = tunnel.right.netns.run(|| TcpListener::bind(SERVER).unwrap()).unwrap();
+        let server = thread::spawn(move || {
+            for _ in 0..STREAMS {
+                let (mut stream, _) = listener.accept().unwrap();
+                let ended = ended.clone();
+                thread::spawn(move || {
+                    let mut line = [0; 5];
+                    stream.read_exact(&mut line).unwrap();
+                    stream.write_all(&line).unwrap();
+                    let _ = ended.send(stream.read(&mut line).map_err(|error| error.kind()));
+                });
+            }
+        });
+        let mut clients = vec![tunnel.connect_soon()];
+        clients.extend((1..STREAMS).map(|_| tunnel.connect().unwrap()));
+        clients.iter_mut().for_each(exchange);
+        server.join().unwrap();
+        let stopping = if entry_stops { &mut tunnel.entry } else { &mut tunnel.exit };
+        let start = Instant::now();
+        stopping.take().unwrap().stop();
+        assert!(start.elapsed() < Duration::from_secs(1), "it took {:?}", start.elapsed());
+        // Who is connected to the other node learns of the ends from that one: they were delivered.
+        for client in &mut clients {
+            let ended = client.read(&mut [0; 1]);
+            assert!(matches!(ended, Ok(0)), "{ended:?}");
+        }
+        for count in 0..STREAMS {
+            assert_eq!(ends.recv_timeout(SOON), Ok(Ok(0)), "server {count}");
+        }
+    }
+}
+
+fn a_client_that_reads_nothing_holds_nobody_up() {
+    let tunnel = Tunnel::new();
+    let _server = tunnel.server(81, |mut stream| {
+        // Whether it is read or not.
+        let _ = stream.write_all(&pattern(LEN));
+    });
+    let mut silent = vec![tunnel.connect_soon()];
+    silent.extend((1..80).map(|_| tunnel.connect().unwrap()));
+    let mut client = tunnel.connect().unwrap();
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert!(got == pattern(LEN), "{} bytes of {LEN}", got.len());
+    for node in [tunnel.entry(), tunnel.exit.as_ref().unwrap()] {
+        let held = node.status().0["streams"]["memory_bytes"].as_u64().unwrap();
+        assert!(held <= 256 << 20, "{held} bytes are held");
+    }
+    // And those that wake up get everything.
+    for client in &mut silent[..3] {
+        got.clear();
+        client.read_to_end(&mut got).unwrap();
+        assert!(got == pattern(LEN), "{} bytes of {LEN}", got.len());
     }
 }
 

@@ -37,8 +37,8 @@
 //!
 //! `world.rs` has the event loop, `world/wire.rs` what happens to datagrams in it, `scenario.rs` all that a test calls.
 //! `machine.rs` drives one node as the daemon does, `tun.rs` and `link.rs` stand in for the kernel, `network.rs` and
-//! `nat.rs` for everything between, `traffic.rs` and `inner.rs` for applications. `check.rs` and `rest.rs` are the
-//! checkers.
+//! `nat.rs` for everything between, `traffic.rs` and `inner.rs` for applications, `streams.rs` for the program's hub of
+//! streams. `check.rs` and `rest.rs` are the checkers.
 
 mod check;
 mod dice;
@@ -49,6 +49,7 @@ mod nat;
 mod network;
 mod rest;
 mod scenario;
+mod streams;
 mod trace;
 mod traffic;
 mod tun;

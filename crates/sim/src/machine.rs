@@ -8,9 +8,12 @@ use ipnet::IpNet;
 use node::{Action, Config, Node, NodeStatus, PeerConfig, PeerId, Ready, Way, Worker};
 use packet::coalesce::CoalesceLimits;
 use packet::{Carrier, Ecn, Link, PoolConfig, Transmit, Via};
+use stream::session::SessionConfig;
+use stream::smux::Role;
 
 use crate::dice::Dice;
 use crate::link::{Outgoing, SimLink, Train, Uplink};
+use crate::streams::Streams;
 use crate::tun::SimTun;
 use crate::world::NodeId;
 
@@ -43,6 +46,8 @@ pub struct NodeSpec {
     pub pool: PoolConfig,
     /// The connection to the network.
     pub uplink: Uplink,
+    /// Streams to peers, if this node runs any.
+    pub streams: Option<SessionConfig>,
 }
 
 impl Default for NodeSpec {
@@ -58,6 +63,7 @@ impl Default for NodeSpec {
             gro: true,
             pool: PoolConfig { large: 256, small: 256 },
             uplink: Uplink::default(),
+            streams: None,
         }
     }
 }
@@ -129,6 +135,7 @@ struct Running {
     awake: Vec<bool>,
     tuns: Vec<SimTun>,
     links: Vec<SimLink>,
+    streams: Option<Streams>,
     /// Buffers that the workers hold for good.
     pool_baseline: (usize, usize),
 }
@@ -211,7 +218,7 @@ impl Machine {
             epoch: self.starts,
             unix_time: Duration::from_secs_f64(unix_time),
             coalesce: if offload { CoalesceLimits::ALL } else { CoalesceLimits::default() },
-            streams: false,
+            streams: self.spec.streams.is_some(),
             pool: self.spec.pool,
         };
         let at = epoch + now + self.ahead;
@@ -219,6 +226,14 @@ impl Machine {
             Node::new(config, dice.bytes(), at).expect("a world makes valid configurations");
         let count = workers.len();
         let status = node.status(at);
+        let role = |peer: &Peer| {
+            let first = self.public_key.as_bytes() < peer.config.public_key.as_bytes();
+            if first { Role::Client } else { Role::Server }
+        };
+        let streams = self.spec.streams.clone().map(|config| {
+            let seed = u32::from_ne_bytes(dice.bytes());
+            Streams::new(node.stream_port(), config, self.peers.iter().map(role).collect(), seed)
+        });
         self.running = Some(Running {
             pool_baseline: (status.pool.large.in_use, status.pool.small.in_use),
             node,
@@ -228,6 +243,7 @@ impl Machine {
             awake: vec![true; count],
             tuns: (0..count).map(|_| SimTun::new(offload)).collect(),
             links: (0..count).map(|_| SimLink::new(self.spec.uplink)).collect(),
+            streams,
         });
         self.addresses_changed();
     }
@@ -256,6 +272,10 @@ impl Machine {
 
     pub(crate) fn node_mut(&mut self) -> Option<&mut Node> {
         self.running.as_mut().map(|running| &mut running.node)
+    }
+
+    pub(crate) fn streams_mut(&mut self) -> Option<&mut Streams> {
+        self.running.as_mut().and_then(|running| running.streams.as_mut())
     }
 
     pub(crate) fn status(&self, at: Instant) -> Option<NodeStatus> {
@@ -324,6 +344,9 @@ impl Machine {
         let Some(link) = running.links.get_mut(worker) else { return };
         if link.blocked && link.writable_at() <= now {
             link.blocked = false;
+            if let Some(streams) = running.streams.as_mut().filter(|_| worker == 0) {
+                streams.writable();
+            }
             running.ready[worker].writable = true;
             running.awake[worker] = true;
         }
@@ -343,7 +366,10 @@ impl Machine {
     /// Whether a deadline is due or a worker was woken.
     pub(crate) fn has_work(&self, at: Instant) -> bool {
         self.running.as_ref().is_some_and(|running| {
-            running.awake.contains(&true) || running.deadline().is_some_and(|(deadline, _)| deadline <= at)
+            let touched = running.streams.as_ref().is_some_and(|streams| streams.touched);
+            touched
+                || running.awake.contains(&true)
+                || running.deadline().is_some_and(|(deadline, _)| deadline <= at)
         })
     }
 
@@ -412,7 +438,8 @@ impl Machine {
 impl Running {
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let workers = self.workers.iter().filter_map(Worker::poll_timeout);
-        workers.chain(self.node.poll_timeout()).min()
+        let streams = self.streams.as_ref().and_then(Streams::poll_timeout);
+        workers.chain(self.node.poll_timeout()).chain(streams).min()
     }
 
     /// One pass over workers and node. Returns whether anything was done.
@@ -428,8 +455,22 @@ impl Running {
                 output.written.extend(self.tuns[i].take_written());
                 output.sent.extend(self.links[i].take_sent());
             }
+            while let Some(batch) = worker.poll_streams() {
+                busy = true;
+                if let Some(streams) = &mut self.streams {
+                    streams.receive(at, &batch);
+                }
+            }
             while let Some(event) = worker.poll_event() {
                 busy = true;
+                self.node.handle_event(at, event);
+            }
+        }
+        if let Some(streams) = &mut self.streams {
+            self.links[0].now = now;
+            busy |= streams.process(at, &mut self.links[0]);
+            output.sent.extend(self.links[0].take_sent());
+            while let Some(event) = streams.poll_event() {
                 self.node.handle_event(at, event);
             }
         }

@@ -1,10 +1,11 @@
 //! What a scenario can do to a world, and ask of it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use node::{NodeStatus, Notice, PeerStatus};
 use packet::{Ecn, VnetHeader};
+use stream::association::{Association, Ended};
 
 use crate::inner::{TCP, Tuple, UDP, segment_count};
 use crate::link::Uplink;
@@ -153,6 +154,34 @@ impl World {
         let of =
             |drops: &std::collections::BTreeMap<String, u64>| drops.get(reason.name()).copied().unwrap_or(0);
         of(&status.drops) + status.peers.iter().map(|peer| of(&peer.drops)).sum::<u64>()
+    }
+}
+
+/// Streams.
+impl World {
+    /// Does something with the streams of a node to a peer, then sends what is to be sent. `None` while the node has no session
+    /// with the peer: it is asked for. Of no use for a node without [`NodeSpec::streams`](crate::NodeSpec::streams).
+    pub fn with_streams<T>(
+        &mut self,
+        node: NodeId,
+        peer: NodeId,
+        what: impl FnOnce(&mut Association, Instant) -> T,
+    ) -> Option<T> {
+        self.start_all();
+        let at = self.clock(node);
+        let machine = &mut self.machines[node.0];
+        let id = machine.peer_id(peer)?;
+        let done = machine.streams_mut()?.association(at, id).map(|association| what(association, at));
+        self.drive(node);
+        done
+    }
+
+    /// Why sessions of streams have ended since a node was started.
+    pub fn streams_ended(&mut self, node: NodeId, peer: NodeId) -> &[Ended] {
+        let machine = &mut self.machines[node.0];
+        let id = machine.peer_id(peer);
+        let ended = machine.streams_mut().zip(id).map(|(streams, id)| streams.ended(id));
+        ended.unwrap_or_default()
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a conversation achieves over an emulated link: `cargo run --release -p stream --example link`.
 //!
 //! Deterministic: the same figures on every machine. Goodput is payload read; cost is bytes sent (UDP and IP headers,
-//! retransmissions, all but the other direction's acknowledgements) by payload.
+//! retransmissions, all but the other direction's acknowledgements) by payload. With a word behind it, only what has it in its
+//! name.
 #![allow(clippy::print_stdout)] // What it is for.
 
 #[path = "../tests/link/mod.rs"]
@@ -27,6 +28,9 @@ fn path(loss: f64, queue: usize) -> LinkConfig {
 }
 
 fn bulk(name: &str, config: LinkConfig, kcp: &KcpConfig, flows: usize) {
+    if std::env::args().nth(1).is_some_and(|word| !name.contains(&word)) {
+        return;
+    }
     // As many bytes as the default path carries in twenty seconds, but no longer than that.
     let time = Duration::from_secs_f64(20.0_f64.min(20.0 * 200e6 / (config.rate as f64 * 8.0)));
     let mut world = World::new(1, config);
@@ -63,7 +67,7 @@ fn bulk(name: &str, config: LinkConfig, kcp: &KcpConfig, flows: usize) {
             statistics.bandwidth.unwrap_or(0) as f64 * 8.0 / 1e6,
             (left.kcp.memory() + right.kcp.memory()) / 1024,
         );
-        if std::env::args().any(|argument| argument == "-v") {
+        if std::env::var_os("VERBOSE").is_some() {
             println!("    Mbit/s in each twentieth: {:?}", shares[flow]);
         }
     }
@@ -74,6 +78,9 @@ fn bulk(name: &str, config: LinkConfig, kcp: &KcpConfig, flows: usize) {
 
 /// 64 bytes there and back, one at a time.
 fn echo(name: &str, config: LinkConfig, kcp: &KcpConfig) {
+    if std::env::args().nth(1).is_some_and(|word| !name.contains(&word)) {
+        return;
+    }
     let mut world = World::pair(1, config, kcp);
     world.tick = Duration::from_millis(1);
     let mut times = Vec::new();
@@ -113,6 +120,11 @@ fn main() {
     }
     for loss in [0.0, 0.05] {
         bulk(&format!("none, {:2.0} % loss each way", loss * 100.0), path(loss, product), &none, 1);
+    }
+    println!("the same, lost before the queue");
+    for loss in [0.05, 0.10] {
+        let config = LinkConfig { lost_first: true, ..path(loss, product) };
+        bulk(&format!("bbr, {:2.0} % lost first each way", loss * 100.0), config, &bbr, 1);
     }
     println!("the same with a short queue (100 kB) and a long one (5 MB)");
     for (queue, word) in [(100_000, "short"), (5_000_000, "long")] {

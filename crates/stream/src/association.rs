@@ -110,6 +110,8 @@ pub struct Association {
     unknown_again: Option<Instant>,
     idle_since: Option<Instant>,
     ended: Option<Ended>,
+    /// Bytes that a session may hold, if anybody has said.
+    memory_max: Option<usize>,
 }
 
 impl Association {
@@ -128,6 +130,26 @@ impl Association {
             unknown_again: None,
             idle_since: None,
             ended: None,
+            memory_max: None,
+        }
+    }
+
+    /// From now on, the longest datagram of the association, in bytes, [`HEADER_LEN`] included: the path passes less, or more
+    /// again. The session stands.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.config.kcp.mtu = mtu.saturating_sub(HEADER_LEN);
+        if let Some(session) = &mut self.session {
+            session.set_mtu(self.config.kcp.mtu);
+        }
+    }
+
+    /// From now on, a session holds at most about `bytes`.
+    pub fn set_memory(&mut self, bytes: usize) {
+        if self.memory_max != Some(bytes) {
+            self.memory_max = Some(bytes);
+            if let Some(session) = &mut self.session {
+                session.set_memory(bytes);
+            }
         }
     }
 
@@ -230,7 +252,11 @@ impl Association {
     fn begin(&mut self, id: u32, now: Instant) {
         self.asking = None;
         self.idle_since = Some(now);
-        self.session = Some(Session::new(self.role, id, self.config.clone(), now));
+        let mut session = Session::new(self.role, id, self.config.clone(), now);
+        if let Some(bytes) = self.memory_max {
+            session.set_memory(bytes);
+        }
+        self.session = Some(session);
     }
 
     fn end(&mut self, why: Ended) {
@@ -253,8 +279,8 @@ impl Association {
         }
     }
 
-    /// Writes the next datagram into `buf`, which has room for the configured MTU, and returns its length; `None` when
-    /// nothing is to be sent now.
+    /// Writes the next datagram into `buf`, which has room for the largest MTU that was ever set, and returns its length; `None`
+    /// when nothing is to be sent now.
     pub fn poll_transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<usize> {
         let (header, body) = buf.split_first_chunk_mut::<HEADER_LEN>()?;
         let mut write = |kind: Kind, id: u32| {

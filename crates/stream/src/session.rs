@@ -22,12 +22,17 @@ use crate::snappy::{Compressor, Decompressor, SnappyError};
 
 /// Bytes that wait for KCP's window: with more than this a flow is bulk, and left to retransmission by adaptive FEC.
 const BULK_BYTES: usize = 8 << 10;
+/// Segments that KCP may have in flight, however little memory there is.
+const SEGMENTS_MIN: usize = 128;
 /// Most plain bytes compressed at once.
 const COMPRESS_MAX: usize = 32 << 10;
 /// Loss is measured over about so many segments.
 const LOSS_SEGMENTS: f64 = 1_000.0;
 /// How many segments must have been sent before loss can be told.
 const LOSS_SEGMENTS_MIN: f64 = 16.0;
+/// What is assumed before anything is known: so many lost, of so many. Thin flows are protected from the start, and not only
+/// after the first of their datagrams was lost; some hundred segments without loss end it.
+const LOSS_ASSUMED: (f64, f64) = (2.0, 66.0);
 
 /// How to make a [`Session`].
 #[derive(Clone, Debug)]
@@ -52,6 +57,9 @@ pub enum SessionError {
     /// Nothing comes back from the other end.
     #[error("the other end does not answer any more")]
     Dead,
+    /// What was cut to the size of the path does not pass any more.
+    #[error("the path has become too narrow for what was on its way")]
+    TooNarrow,
     /// The other end does not speak smux as agreed.
     #[error(transparent)]
     Smux(#[from] SmuxError),
@@ -83,6 +91,8 @@ pub struct Session {
     /// Plain bytes on their way to the compressor; datagrams on their way from the decoder.
     scratch: Vec<u8>,
     loss: Loss,
+    /// The windows of KCP that were configured, receiving and sending.
+    windows: (u32, u32),
     any_datagram_is_life: bool,
     error: Option<SessionError>,
 }
@@ -91,16 +101,22 @@ impl Session {
     /// A session numbered `conversation` at both ends.
     pub fn new(role: Role, conversation: u32, config: SessionConfig, now: Instant) -> Self {
         let SessionConfig { mut kcp, smux, fec, compress, any_datagram_is_life } = config;
-        kcp.mtu = kcp.mtu.saturating_sub(fec.header_len());
+        kcp.mtu = kcp_mtu(kcp.mtu, fec);
+        let loss = Loss::default();
+        let windows = (kcp.receive_window, kcp.send_window);
         Self {
             kcp: Kcp::new(conversation, kcp, now),
             smux: Smux::new(role, smux, now),
-            encoder: Encoder::new(fec),
+            encoder: Encoder::new(fec).map(|mut encoder| {
+                encoder.set_loss(loss.share());
+                encoder
+            }),
             decoder: None,
             fec,
             compression: compress.then(Default::default),
             scratch: Vec::new(),
-            loss: Loss::default(),
+            loss,
+            windows,
             any_datagram_is_life,
             error: None,
         }
@@ -109,6 +125,12 @@ impl Session {
     /// The number of the session.
     pub fn conversation(&self) -> u32 {
         self.kcp.conversation()
+    }
+
+    /// From now on, the longest datagram, in bytes: the path passes less, or more again. What was sent already goes out again as
+    /// it was cut then.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.kcp.set_mtu(kcp_mtu(mtu, self.fec));
     }
 
     /// The streams.
@@ -140,7 +162,7 @@ impl Session {
         Ok(())
     }
 
-    /// Writes the next datagram into `buf`, which must have room for the configured MTU, and returns its length;
+    /// Writes the next datagram into `buf`, which must have room for the largest MTU that was ever set, and returns its length;
     /// `None` when nothing is to be sent now.
     pub fn poll_transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<usize> {
         if let Some(len) = self.encoder.as_mut().and_then(|encoder| encoder.poll_parity(buf)) {
@@ -186,7 +208,8 @@ impl Session {
         self.kcp.handle_timeout(now);
         self.smux.handle_timeout(now);
         if self.kcp.is_dead() || self.smux.is_dead() {
-            self.error.get_or_insert(SessionError::Dead);
+            let why = if self.kcp.is_too_wide() { SessionError::TooNarrow } else { SessionError::Dead };
+            self.error.get_or_insert(why);
         }
     }
 
@@ -203,6 +226,17 @@ impl Session {
     /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         self.kcp.memory() + self.smux.memory()
+    }
+
+    /// From now on, hold at most about `bytes`, of everything: for whoever shares out memory among sessions. What was granted to
+    /// the other end before is still taken.
+    pub fn set_memory(&mut self, bytes: usize) {
+        // A quarter for what streams have received and a client does not read, and an eighth each for what waits behind
+        // a gap, what is on its way and what waits to be sent. The rest is for what is kept to be used again.
+        let segments = (bytes / 8 / self.kcp.segment_payload()).max(SEGMENTS_MIN) as u32;
+        self.kcp.set_receive_window(segments.min(self.windows.0));
+        self.kcp.set_send_window(segments.min(self.windows.1));
+        self.smux.set_memory(bytes / 4, bytes / 8);
     }
 
     /// Figures of the transport.
@@ -288,8 +322,14 @@ impl Session {
         self.loss.outgoing.add(kcp.segments_sent, lost);
         let fec = self.decoder.as_ref().map(Decoder::stats).unwrap_or_default();
         self.loss.incoming.add(fec.data + fec.recovered + fec.lost, fec.recovered + fec.lost);
-        encoder.set_loss(self.loss.outgoing.share().max(self.loss.incoming.share()));
+        encoder.set_loss(self.loss.share());
     }
+}
+
+/// What is left for KCP of datagrams of `mtu` bytes.
+fn kcp_mtu(mtu: usize, fec: FecConfig) -> usize {
+    let mtu = if fec == FecConfig::Off { mtu } else { mtu.min(fec::DATAGRAM_MAX) };
+    mtu.saturating_sub(fec.header_len())
 }
 
 /// Whether a datagram carries nothing but acknowledgements.
@@ -305,14 +345,25 @@ fn only_acknowledges(mut datagram: &[u8]) -> bool {
 
 /// How much gets lost, as far as an end can tell: of what it sends by what it must send again, which misses what the
 /// other end could compute; of what it receives by what it must compute. Paths mostly lose alike in both directions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Loss {
     outgoing: Share,
     incoming: Share,
     datagrams: u32,
 }
 
+impl Default for Loss {
+    fn default() -> Self {
+        let (part, all) = LOSS_ASSUMED;
+        Self { outgoing: Share { all, part, ..Share::default() }, incoming: Share::default(), datagrams: 0 }
+    }
+}
+
 impl Loss {
+    fn share(&self) -> f64 {
+        self.outgoing.share().max(self.incoming.share())
+    }
+
     /// Whether it is time to look again: not for every datagram.
     fn is_due(&mut self) -> bool {
         self.datagrams = self.datagrams.wrapping_add(1);

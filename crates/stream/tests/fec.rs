@@ -193,10 +193,34 @@ fn a_lone_datagram_of_a_thin_flow_survives_a_loss() {
         );
         encoder.flush();
         let parities = parities(&mut encoder);
-        assert_eq!(parities.len(), 1);
-        assert_eq!(decode(&mut Decoder::new(config), &parities), [payload]);
+        assert_eq!(parities.len(), 2);
+        for parity in parities {
+            assert_eq!(
+                decode(&mut Decoder::new(config), std::slice::from_ref(&parity)),
+                std::slice::from_ref(&payload)
+            );
+        }
         encoder.flush();
         assert_eq!(encoder.poll_parity(&mut [0; DATAGRAM_MAX]), None, "a burst ends once");
+    }
+}
+
+#[test]
+fn loss_that_is_learnt_within_a_group_counts_from_the_next_one_on() {
+    let config = FecConfig::Adaptive;
+    let mut encoder = Encoder::new(config).unwrap();
+    encoder.set_loss(0.004);
+    let payloads: Vec<Vec<u8>> = (0..3).map(|at| datagram(at, 100 + at)).collect();
+    let mut sent = protect(&mut encoder, config, &payloads[0]);
+    encoder.set_loss(0.2);
+    sent.extend(protect(&mut encoder, config, &payloads[1]));
+    sent.extend(protect(&mut encoder, config, &payloads[2]));
+    encoder.flush();
+    // Whatever was lost is computed as it was, or not at all.
+    for parity in parities(&mut encoder) {
+        let arrived = [sent[0].clone(), sent[2].clone(), parity];
+        let out = decode(&mut Decoder::new(config), &arrived);
+        assert!(out.contains(&payloads[1]), "{out:?}");
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use stream::fec::FecConfig;
@@ -212,9 +213,18 @@ fn a_dead_path_is_found_within_three_seconds_though_nothing_is_said() {
     assert!(world.now - cut_at <= Duration::from_secs(3));
 }
 
-/// The time from writing 64 bytes to having them back.
 fn echoes(fec: FecConfig, count: usize) -> Vec<Duration> {
+    echoes_of(1, fec, count)
+}
+
+fn echoes_of(seed: u32, fec: FecConfig, count: usize) -> Vec<Duration> {
     let mut world = World::new(&SessionConfig { fec, ..config() }, Faults { lost: 20, ..Faults::default() });
+    world.seed = seed;
+    echo_times(&mut world, count)
+}
+
+/// The times from writing 64 bytes to having them back, the shortest first.
+fn echo_times(world: &mut World, count: usize) -> Vec<Duration> {
     let id = world.ends[0].streams().open(world.now).unwrap();
     let mut times = Vec::new();
     for round in 0..count {
@@ -223,7 +233,7 @@ fn echoes(fec: FecConfig, count: usize) -> Vec<Duration> {
         let (mut there, mut back) = (Vec::new(), Vec::new());
         while back.len() < 64 {
             world.step();
-            if world.ends[1].streams().read(id, &mut []).is_ok() && there.len() < 64 {
+            if world.ends[1].streams().peek(id, &mut [IoSlice::new(&[])]).is_ok() && there.len() < 64 {
                 read_all(&mut world.ends[1], id, &mut there);
                 if there.len() == 64 {
                     world.ends[1].streams().write(id, &there).unwrap();
@@ -249,6 +259,38 @@ fn with_adaptive_fec_a_lost_keystroke_does_not_wait_for_its_retransmission() {
     assert!(times[985] <= Duration::from_millis(70), "p98.5 {:?}, median {:?}", times[985], times[500]);
     let without = echoes(FecConfig::Off, 1_000);
     assert!(without[985] > times[985], "without: {:?}", without[985]);
+}
+
+#[test]
+fn a_new_session_protects_its_keystrokes_before_it_knows_of_any_loss() {
+    for seed in 1..=8 {
+        let times = echoes_of(seed, FecConfig::Adaptive, 100);
+        assert!(times[98] <= Duration::from_millis(70), "p99 {:?}, most {:?}", times[98], times[99]);
+    }
+}
+
+#[test]
+fn keystrokes_are_protected_behind_a_bulk_transfer_as_well() {
+    for seed in 1..=4 {
+        let faults = Faults { lost: 20, ..Faults::default() };
+        let mut world = World::new(&SessionConfig { fec: FecConfig::Adaptive, ..config() }, faults);
+        world.seed = seed;
+        exchange(&mut world, 1, 3_000_000);
+        let times = echo_times(&mut world, 1_000);
+        assert!(times[990] <= Duration::from_millis(70), "p99 {:?}, most {:?}", times[990], times[999]);
+    }
+}
+
+#[test]
+fn a_path_without_loss_soon_carries_nothing_twice() {
+    let sent = |fec| {
+        let mut world = World::new(&SessionConfig { fec, ..config() }, Faults::default());
+        echo_times(&mut world, 800);
+        let before = world.sent;
+        echo_times(&mut world, 100);
+        world.sent - before
+    };
+    assert_eq!(sent(FecConfig::Adaptive), sent(FecConfig::Off));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use stream::smux::{
-    CAPABILITIES_ID, HalfClose, OpenError, ReadError, Role, Smux, SmuxConfig, SmuxError, StreamId, WriteError,
+    CAPABILITIES_ID, HalfClose, OpenError, ReadError, Role, Smux, SmuxConfig, SmuxError, StreamId, WhenFull,
+    WriteError,
 };
 
 fn config(version: u8) -> SmuxConfig {
@@ -281,6 +282,106 @@ fn version_1_pushes_back_on_the_transport_instead() {
     }
     received.extend(read_all(&mut server, id));
     assert_eq!(received, data);
+}
+
+fn sharing(receive_bytes_max: usize) -> SmuxConfig {
+    SmuxConfig {
+        receive_bytes_max,
+        when_full: WhenFull::CutOff,
+        stream_receive_bytes_max: 16 << 20,
+        stream_first_window: 64 << 10,
+        ..config(2)
+    }
+}
+
+/// A stream, whatever has happened to others.
+fn another(pair: &mut Pair) -> StreamId {
+    while pair.server.poll_event().is_some() {}
+    pair.stream()
+}
+
+/// Carries bytes on a stream whose reader keeps up.
+fn carry(pair: &mut Pair, id: StreamId, data: &[u8]) {
+    let (mut written, mut got) = (0, Vec::new());
+    while got.len() < data.len() {
+        let before = (written, got.len());
+        written += pair.client.write(id, &data[written..]).unwrap_or(0);
+        pair.exchange();
+        got.extend(read_all(&mut pair.server, id));
+        assert!((written, got.len()) > before, "it stands still at {} of {}", got.len(), data.len());
+    }
+    assert!(got == data);
+}
+
+/// Writes all that a stream takes, until the other end lets it send no more.
+fn stuff(pair: &mut Pair, id: StreamId) {
+    let data = pattern(256 << 10, 6);
+    while pair.client.write(id, &data).is_ok_and(|taken| taken > 0) {
+        pair.exchange();
+    }
+}
+
+#[test]
+fn readers_that_read_a_little_and_no_more_hold_no_other_stream_up() {
+    let mut pair = Pair::new(&sharing(8 << 20));
+    for _ in 0..20 {
+        let stuck = another(&mut pair);
+        pair.client.write(stuck, &pattern(10_000, 7)).unwrap();
+        pair.exchange();
+        // What was read widens the window.
+        read_all(&mut pair.server, stuck);
+        stuff(&mut pair, stuck);
+    }
+    let lively = another(&mut pair);
+    for round in 0..200 {
+        carry(&mut pair, lively, &pattern(100_000, round));
+    }
+    assert_eq!(pair.server.stats().streams_cut_off, 0, "there is room for all that was granted");
+    assert!(pair.server.memory() <= 8 << 20, "{}", pair.server.memory());
+}
+
+#[test]
+fn more_silent_readers_than_there_is_memory_for_are_cut_off_and_nobody_waits_for_them() {
+    let limit = 2 << 20;
+    let mut pair = Pair::new(&sharing(limit));
+    let lively = pair.stream();
+    let stuck: Vec<StreamId> = (0..100).map(|_| another(&mut pair)).collect();
+    for (round, id) in stuck.iter().enumerate() {
+        stuff(&mut pair, *id);
+        carry(&mut pair, lively, &pattern(100_000, round));
+        assert!(pair.server.memory() <= limit + (2 << 20), "{}", pair.server.memory());
+    }
+    let is_cut = |pair: &mut Pair, id: StreamId| {
+        let mut buf = [0; 4_096];
+        loop {
+            match pair.server.read(id, &mut buf) {
+                Ok(_) => {}
+                Err(error) => return error == ReadError::CutOff,
+            }
+        }
+    };
+    let cut: Vec<StreamId> = stuck.into_iter().filter(|id| is_cut(&mut pair, *id)).collect();
+    assert_eq!(pair.server.stats().streams_cut_off, cut.len() as u64);
+    assert!((50..=90).contains(&cut.len()), "{}", cut.len());
+    // Whoever writes to them learns it when the reader lets go of them.
+    pair.server.reset(cut[0], pair.now);
+    pair.exchange();
+    assert_eq!(pair.client.write(cut[0], b"more"), Err(WriteError::Closed));
+}
+
+#[test]
+fn what_waits_to_be_sent_is_bounded_for_all_streams_together() {
+    let limit = 4 << 20;
+    let mut pair = Pair::new(&SmuxConfig { send_bytes_max: limit, ..config(2) });
+    let ids: Vec<StreamId> = (0..300).map(|_| pair.client.open(pair.now).unwrap()).collect();
+    let data = pattern(256 << 10, 8);
+    let mut least = usize::MAX;
+    for id in &ids {
+        least = least.min(pair.client.write(*id, &data).unwrap());
+    }
+    assert!(least >= 16 << 10, "everybody may write something: {least}");
+    let overhead = ids.len() * (16 << 10);
+    assert!(pair.client.memory() <= limit + overhead, "{}", pair.client.memory());
 }
 
 #[test]

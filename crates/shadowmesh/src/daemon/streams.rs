@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use node::Node;
 use stream::kcp::KcpConfig;
 use stream::session::SessionConfig;
-use stream::smux::{Role, SmuxConfig};
+use stream::smux::{Role, SmuxConfig, WhenFull};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot::Sender;
 
@@ -20,6 +20,12 @@ use crate::control::types::StreamsStatus;
 use crate::failure::Failure;
 use crate::proxy::{Stop, StopHandle};
 use crate::streams::{CannotListen, Inbox, Setup, StreamQueries, StreamsThread};
+
+/// What a stream may send before it is told more. So much is held for each client that reads nothing at all.
+const FIRST_WINDOW: u32 = 64 << 10;
+/// And the most later. A window must hold what is on its way when the rate model probes for more, or the model takes the window
+/// for the application's pace.
+const STREAM_WINDOW_MAX: u32 = 16 << 20;
 
 /// What the streams need from the configuration, taken before the node takes the rest.
 pub(super) struct Plan {
@@ -80,7 +86,13 @@ impl Plan {
                 congestion: self.streams.congestion,
                 ..KcpConfig::default()
             },
-            smux: SmuxConfig::default(),
+            smux: SmuxConfig {
+                // Both ends are ours, and share their memory among all streams.
+                when_full: WhenFull::CutOff,
+                stream_first_window: FIRST_WINDOW,
+                stream_receive_bytes_max: STREAM_WINDOW_MAX,
+                ..SmuxConfig::default()
+            },
             fec: self.streams.fec,
             compress: false,
             any_datagram_is_life: true,

@@ -2,7 +2,7 @@
 //! and write.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use node::{Event as NodeEvent, PeerId, Reach, Sent, StreamBatch, StreamPort};
 use stream::association::{Association, Ended};
-use stream::session::{Session, SessionConfig, SessionError};
+use stream::session::{Session, SessionConfig};
 use stream::smux::{OpenError, ReadError, Role, Smux, StreamId, WriteError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -23,8 +23,6 @@ use crate::daemon::{CarrierLink, Input};
 
 /// How long opening a stream may take, a handshake included.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that may wait for those who read, of one session.
-const WINDOW: std::ops::RangeInclusive<usize> = 256 << 10..=16 << 20;
 /// How often the node is reminded that a session is needed.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -61,15 +59,21 @@ struct Inner {
     /// Peers that have an association.
     active: Vec<PeerId>,
     /// Peers for which there may be something to do now.
-    dirty: Vec<PeerId>,
+    dirty: VecDeque<PeerId>,
+    /// When there is something to do for which of the others.
+    timers: BTreeSet<(Instant, PeerId)>,
+    /// Peers that something waits for but that cannot be sent to.
+    unreachable: Vec<PeerId>,
+    /// Associations that have a session, among which memory is shared.
+    sessions: usize,
     /// Peers with which somebody waits for a session, and when those look again.
     wanting: Vec<PeerId>,
     look_again: Option<Instant>,
     /// Bytes that all sessions hold.
     memory: usize,
     memory_max: usize,
-    /// Writers that wait because this is too much.
-    starved: Vec<Waker>,
+    /// Writers that wait because this is too much, and to whom they write.
+    starved: Vec<(PeerId, Waker)>,
     accepted: mpsc::UnboundedSender<(PeerId, StreamId, u32)>,
 }
 
@@ -77,9 +81,13 @@ struct Peer {
     name: String,
     role: Role,
     association: Option<Association>,
-    /// The longest datagram the association was made for.
+    /// The longest datagram now, and the longest ever.
     mtu: usize,
+    room: usize,
     memory: usize,
+    has_session: bool,
+    /// The one in `timers`.
+    timer: Option<Instant>,
     dirty: bool,
     /// Who waits for a session.
     opening: Vec<Waker>,
@@ -127,7 +135,10 @@ impl Hub {
             node,
             peers,
             active: Vec::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
+            timers: BTreeSet::new(),
+            unreachable: Vec::new(),
+            sessions: 0,
             wanting: Vec::new(),
             look_again: None,
             memory: 0,
@@ -173,7 +184,11 @@ impl Hub {
 
     /// A session may have come about: whoever waits for one looks again.
     pub(super) fn sessions_changed(&self) {
-        self.inner.borrow_mut().look_again();
+        let mut inner = self.inner.borrow_mut();
+        inner.look_again();
+        while let Some(id) = inner.unreachable.pop() {
+            inner.touch(id);
+        }
     }
 
     /// Bytes that all sessions hold, and the figures of each.
@@ -242,7 +257,7 @@ impl Hub {
         let mut inner = self.inner.borrow_mut();
         if inner.over_budget(stream.peer) {
             inner.streams(stream)?;
-            inner.starved.push(cx.waker().clone());
+            inner.starved.push((stream.peer, cx.waker().clone()));
             return Poll::Pending;
         }
         let result = match inner.streams(stream)?.write(stream.id, bytes) {
@@ -301,7 +316,10 @@ impl Peer {
             role,
             association: None,
             mtu: 0,
+            room: 0,
             memory: 0,
+            has_session: false,
+            timer: None,
             dirty: false,
             opening: Vec::new(),
             asked_at: None,
@@ -323,7 +341,7 @@ impl Inner {
         let peer = &mut self.peers[id.0 as usize];
         if !peer.dirty {
             peer.dirty = true;
-            self.dirty.push(id);
+            self.dirty.push_back(id);
         }
     }
 
@@ -346,8 +364,12 @@ impl Inner {
 
     /// Whether all sessions together hold too much, and this one more than its share.
     fn over_budget(&self, id: PeerId) -> bool {
-        let share = self.memory_max / self.active.len().max(1);
-        self.memory > self.memory_max && self.peers[id.0 as usize].memory > share
+        self.memory > self.memory_max && self.peers[id.0 as usize].memory > self.share()
+    }
+
+    /// What each session may hold.
+    fn share(&self) -> usize {
+        self.memory_max / self.sessions.max(1)
     }
 
     fn poll_open(&mut self, id: PeerId, cx: &mut Context<'_>) -> Poll<io::Result<(u32, StreamId)>> {
@@ -397,7 +419,8 @@ impl Inner {
 
     /// Whether there is an association with the peer, over a session of the node. Asks for what is missing.
     fn ready(&mut self, now: Instant, id: PeerId) -> io::Result<bool> {
-        let Self { port, peers, node, config, seed, active, memory_max, .. } = self;
+        let share = self.share();
+        let Self { port, peers, node, config, seed, active, .. } = self;
         let peer = peers.get_mut(id.0 as usize).ok_or(io::ErrorKind::NotFound)?;
         match port.reach(now, id) {
             Reach::Never => {
@@ -413,26 +436,22 @@ impl Inner {
                 Ok(false)
             }
             Reach::Ready(datagram_max) => {
-                if peer.association.is_some() && datagram_max < peer.mtu {
-                    // What the session has cut to size does not pass any more.
-                    peer.association = None;
-                    peer.end(Ended::Failed(SessionError::Dead));
-                }
-                if peer.association.is_none() {
-                    peer.mtu = datagram_max;
+                let Some(association) = &mut peer.association else {
+                    (peer.mtu, peer.room) = (datagram_max, datagram_max);
                     let mut config = config.clone();
                     config.kcp.mtu = datagram_max;
-                    // A window must hold what is on its way when the rate model probes for more, or the model takes the
-                    // window for the application's pace. As many sessions as there are share the memory.
-                    let share = *memory_max / 2 / (active.len() + 1);
-                    let window = share.clamp(*WINDOW.start(), *WINDOW.end());
-                    config.smux.receive_bytes_max = window;
-                    config.smux.stream_receive_bytes_max = window as u32;
                     *seed = seed.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
-                    peer.association = Some(Association::new(peer.role, config, *seed));
-                    if !active.contains(&id) {
-                        active.push(id);
-                    }
+                    let mut association = Association::new(peer.role, config, *seed);
+                    association.set_memory(share);
+                    peer.association = Some(association);
+                    active.push(id);
+                    return Ok(true);
+                };
+                if datagram_max != peer.mtu {
+                    // Streams go on: only what was sent already stays as it was cut.
+                    peer.mtu = datagram_max;
+                    peer.room = peer.room.max(datagram_max);
+                    association.set_mtu(datagram_max);
                 }
                 Ok(true)
             }
@@ -457,43 +476,67 @@ impl Inner {
         if self.look_again.is_some_and(|at| at <= now) {
             self.look_again();
         }
-        for index in 0..self.active.len() {
-            let id = self.active[index];
-            let peer = &mut self.peers[id.0 as usize];
-            if let Some(association) = &mut peer.association
-                && association.poll_timeout().is_some_and(|(at, _)| at <= now)
-            {
+        while let Some(&(_, id)) = self.timers.first().filter(|(at, _)| *at <= now) {
+            self.set_timer(id, None);
+            if let Some(association) = &mut self.peers[id.0 as usize].association {
                 association.handle_timeout(now);
-                self.touch(id);
             }
+            self.touch(id);
         }
         let mut blocked = self.port.flush(now, &mut self.link) == Sent::Blocked;
-        while let Some(id) = self.dirty.pop() {
+        while !blocked && let Some(id) = self.dirty.pop_front() {
             self.peers[id.0 as usize].dirty = false;
             self.notify(id);
-            blocked |= self.transmit(now, id) == Sent::Blocked;
+            let sent = self.transmit(now, id);
             self.notify(id);
-            if blocked {
-                // The rest when there is room again.
-                self.touch(id);
-                break;
+            match sent {
+                Sent::All => {
+                    let association = self.peers[id.0 as usize].association.as_ref();
+                    let at = association.and_then(Association::poll_timeout).map(|(at, _)| at);
+                    self.set_timer(id, at);
+                }
+                Sent::Unreachable => {
+                    // What is due cannot be done: it is looked at again now and then, or when there is a session.
+                    if !self.unreachable.contains(&id) {
+                        self.unreachable.push(id);
+                    }
+                    self.set_timer(id, Some(now + ASK_AGAIN));
+                }
+                Sent::Blocked => {
+                    // The rest when there is room again.
+                    self.touch(id);
+                    blocked = true;
+                }
             }
         }
         while let Some(event) = self.port.poll_event() {
             let _ = self.node.try_send(Input::Event(event));
         }
-        (self.deadline(), blocked)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        (timer.into_iter().chain(self.port.retry_at()).chain(self.look_again).min(), blocked)
+    }
+
+    fn set_timer(&mut self, id: PeerId, at: Option<Instant>) {
+        let timer = &mut self.peers[id.0 as usize].timer;
+        if *timer != at {
+            if let Some(before) = timer.take() {
+                self.timers.remove(&(before, id));
+            }
+            *timer = at;
+            self.timers.extend(at.map(|at| (at, id)));
+        }
     }
 
     /// Wakes those for whom something has changed.
     fn notify(&mut self, id: PeerId) {
-        let Self { peers, wanting, memory, memory_max, starved, accepted, .. } = self;
+        let Self { peers, wanting, memory, accepted, .. } = self;
         let peer = &mut peers[id.0 as usize];
         let Some(association) = &mut peer.association else { return };
         let held = association.memory();
         *memory = *memory + held - peer.memory;
         peer.memory = held;
         let ended = association.poll_ended();
+        let has_session = association.session().is_some();
         if let Some(session) = association.session() {
             let number = session.conversation();
             while let Some(event) = session.streams().poll_event() {
@@ -514,37 +557,45 @@ impl Inner {
         if let Some(why) = ended {
             peer.end(why);
         }
-        if *memory <= *memory_max {
-            starved.drain(..).for_each(Waker::wake);
+        if std::mem::replace(&mut peer.has_session, has_session) != has_session {
+            self.sessions = if has_session { self.sessions + 1 } else { self.sessions - 1 };
+            self.share_memory();
+        }
+        self.feed_starved();
+    }
+
+    /// Tells all sessions how much each may hold now.
+    fn share_memory(&mut self) {
+        let share = self.share();
+        for id in &self.active {
+            if let Some(association) = &mut self.peers[id.0 as usize].association {
+                association.set_memory(share);
+            }
+        }
+    }
+
+    /// Wakes writers that need not wait any more.
+    fn feed_starved(&mut self) {
+        for (id, writer) in std::mem::take(&mut self.starved) {
+            if self.over_budget(id) {
+                self.starved.push((id, writer));
+            } else {
+                writer.wake();
+            }
         }
     }
 
     fn transmit(&mut self, now: Instant, id: PeerId) -> Sent {
+        if self.peers[id.0 as usize].association.is_none() {
+            return Sent::All;
+        }
+        if !matches!(self.ready(now, id), Ok(true)) {
+            return Sent::Unreachable;
+        }
         let Self { port, link, peers, .. } = self;
         let peer = &mut peers[id.0 as usize];
-        let mtu = peer.mtu;
+        let room = peer.room;
         let Some(association) = &mut peer.association else { return Sent::All };
-        match port.reach(now, id) {
-            Reach::Ready(datagram_max) if datagram_max >= mtu => {
-                port.send(now, id, link, |buf| association.poll_transmit(now, &mut buf[..mtu]))
-            }
-            Reach::Ready(_) => {
-                // A new one, for smaller datagrams, is made at the next occasion.
-                let _ = self.ready(now, id);
-                Sent::All
-            }
-            Reach::NoSession | Reach::Never => {
-                let _ = self.ready(now, id);
-                Sent::Unreachable
-            }
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let timers = self.active.iter().filter_map(|id| {
-            let peer = &self.peers[id.0 as usize];
-            peer.association.as_ref()?.poll_timeout().map(|(at, _)| at)
-        });
-        timers.chain(self.port.retry_at()).chain(self.look_again).min()
+        port.send(now, id, link, room, |buf| association.poll_transmit(now, &mut buf[..room]))
     }
 }

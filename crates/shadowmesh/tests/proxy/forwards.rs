@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use node::PeerId;
-use shadowmesh::proxy::Settings;
+use shadowmesh::proxy::entry::TcpForward;
 use shadowmesh::proxy::exit::RemoteForward;
 use shadowmesh::proxy::request::{ListenerId, Transport};
+use shadowmesh::proxy::{Settings, Shared, StopHandle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{JoinHandle, spawn_local};
@@ -37,6 +39,49 @@ fn a_forward_whose_target_refuses_resets_its_client() {
     });
 }
 
+#[test]
+fn what_a_client_of_a_forward_says_travels_with_the_request_and_waits_for_no_answer() {
+    run(async {
+        let peer = TcpListener::bind(LOOPBACK).await.unwrap();
+        let address = peer.local_addr().unwrap();
+        let shared = Shared::new(Settings::default());
+        let target: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let forward = TcpForward::bind(&shared, LOOPBACK.parse().unwrap(), target.into()).unwrap();
+        let mut client = TcpStream::connect(forward.local_addr().unwrap()).await.unwrap();
+        let (_handle, stop) = StopHandle::new();
+        spawn_local(forward.run(async move || TcpStream::connect(address).await, stop));
+        client.write_all(b"question").await.unwrap();
+        let (mut stream, _) = peer.accept().await.unwrap();
+        let mut asked = [0; 9 + 8];
+        soon(stream.read_exact(&mut asked)).await.unwrap();
+        assert_eq!(asked, *b"\x01\x01\x01\xc0\x00\x02\x01\x00\x50question");
+        // Now the answer, in two pieces, and what the target says behind it.
+        stream.write_all(&[0]).await.unwrap();
+        stream.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        soon(client.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"answer");
+    });
+}
+
+#[test]
+fn a_forward_whose_peer_never_answers_resets_its_client_in_time() {
+    run(async {
+        let peer = TcpListener::bind(LOOPBACK).await.unwrap();
+        let address = peer.local_addr().unwrap();
+        let settings = Settings { answer_timeout: Duration::from_millis(50), ..Settings::default() };
+        let shared = Shared::new(settings);
+        let forward = TcpForward::bind(&shared, LOOPBACK.parse().unwrap(), address.into()).unwrap();
+        let mut client = TcpStream::connect(forward.local_addr().unwrap()).await.unwrap();
+        let (_handle, stop) = StopHandle::new();
+        spawn_local(forward.run(async move || TcpStream::connect(address).await, stop));
+        let _stream = peer.accept().await.unwrap();
+        let end = soon(client.read(&mut [0])).await.unwrap_err();
+        assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+        eventually("its place is free again", || shared.streams() == 0).await;
+    });
+}
+
 /// The side that asks, the side that listens, and where.
 struct Remote {
     near: Node,
@@ -47,10 +92,8 @@ struct Remote {
 
 impl Remote {
     async fn new(transport: Transport, listen: SocketAddr, target: SocketAddr) -> Self {
-        let settings = Settings {
-            retry: (std::time::Duration::from_millis(10), std::time::Duration::from_millis(50)),
-            ..Settings::default()
-        };
+        let settings =
+            Settings { retry: (Duration::from_millis(10), Duration::from_millis(50)), ..Settings::default() };
         // What comes back is not asked of the exit's rules: the configuration of this side named the target.
         let near = Node::start(settings.clone(), None, None).await;
         let far = Node::start(settings, loopback_allowed(), Some(near.address)).await;

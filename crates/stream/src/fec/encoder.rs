@@ -9,6 +9,8 @@ use super::{
 
 /// How often an adaptive group may be lost for good: one in so many needs a retransmission.
 const RESIDUAL_LOSS: f64 = 0.003;
+/// The same of a group of one: somebody waits for just this datagram, and one more costs little.
+const RESIDUAL_LOSS_SINGLE: f64 = 0.000_3;
 /// Loss below this is left to retransmission.
 const LOSS_MIN: f64 = 0.003;
 
@@ -37,6 +39,8 @@ pub struct Encoder {
     due: (usize, usize),
     /// Data datagrams of the group whose parities are due.
     due_data: usize,
+    /// Parities that are computed for this group: what is wanted meanwhile counts from the next one on.
+    rows: usize,
     /// Adaptive: parities for a group of so many data datagrams.
     wanted: [usize; ADAPTIVE_DATA_MAX + 1],
 }
@@ -66,6 +70,7 @@ impl Encoder {
             parities: vec![vec![0; DATAGRAM_MAX]; parity],
             due: (0, 0),
             due_data: 0,
+            rows: parity,
             wanted: [0; ADAPTIVE_DATA_MAX + 1],
         })
     }
@@ -88,11 +93,11 @@ impl Encoder {
         // What is due has been polled, or never will be.
         self.due = (0, 0);
         let coded = self.header(datagram);
-        let rows = match self.scheme {
-            Scheme::Fixed { parity, .. } => parity,
-            // Larger groups want no fewer parities than this one may.
-            Scheme::Adaptive => self.wanted[ADAPTIVE_DATA_MAX],
-        };
+        if self.scheme == Scheme::Adaptive && self.count == 0 {
+            // Larger groups want no fewer parities than this one may, but for a group of one.
+            self.rows = self.wanted[ADAPTIVE_DATA_MAX].max(self.wanted[1]);
+        }
+        let rows = self.rows;
         let coded = &datagram[coded..];
         multiply_add(&mut self.parities[..rows], &self.code.factors(self.count)[..rows], coded);
         self.len_max = self.len_max.max(coded.len());
@@ -107,7 +112,7 @@ impl Encoder {
     /// Ends an adaptive group early: no datagram will follow for a while.
     pub fn flush(&mut self) {
         if self.scheme == Scheme::Adaptive && self.count > 0 {
-            self.close(self.wanted[self.count]);
+            self.close(self.wanted[self.count].min(self.rows));
         }
     }
 
@@ -182,7 +187,8 @@ impl Encoder {
     }
 }
 
-/// The fewest parities with which a group of `data` is computable but for [`RESIDUAL_LOSS`] of the cases.
+/// The fewest parities with which a group of `data` is computable but for [`RESIDUAL_LOSS`] of the cases, or
+/// [`RESIDUAL_LOSS_SINGLE`].
 fn parities_for(data: usize, loss: f64) -> usize {
     if loss < LOSS_MIN {
         return 0;
@@ -199,8 +205,9 @@ fn parities_for(data: usize, loss: f64) -> usize {
         1.0 - at_most
     };
     let loss_is_sane = loss < 0.5;
+    let allowed = if data == 1 { RESIDUAL_LOSS_SINGLE } else { RESIDUAL_LOSS };
     (1..ADAPTIVE_PARITY_MAX)
-        .find(|parity| loss_is_sane && residual(*parity) <= RESIDUAL_LOSS)
+        .find(|parity| loss_is_sane && residual(*parity) <= allowed)
         .unwrap_or(ADAPTIVE_PARITY_MAX)
 }
 
@@ -211,11 +218,13 @@ mod tests {
     #[test]
     fn parities_follow_the_loss() {
         assert_eq!(parities_for(1, 0.0), 0);
-        assert_eq!(parities_for(1, 0.05), 1, "0.05² is a quarter of a percent");
-        assert_eq!(parities_for(1, 0.10), 2);
+        assert_eq!(parities_for(1, 0.01), 1);
+        assert_eq!(parities_for(1, 0.05), 2, "0.05² is a quarter of a percent");
+        assert_eq!(parities_for(1, 0.10), 3);
+        assert_eq!(parities_for(2, 0.05), 2);
         assert_eq!(parities_for(16, 0.05), 4);
         assert_eq!(parities_for(4, 0.9), ADAPTIVE_PARITY_MAX);
-        for data in 1..ADAPTIVE_DATA_MAX {
+        for data in 2..ADAPTIVE_DATA_MAX {
             assert!(parities_for(data, 0.07) <= parities_for(data + 1, 0.07));
         }
     }

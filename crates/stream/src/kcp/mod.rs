@@ -121,6 +121,8 @@ pub struct Kcp {
     /// Since when there is something that the far end should answer.
     expecting_since: Option<u64>,
     trim_at: Option<u64>,
+    /// The segment that the far end waits for is larger than the MTU is now: its number, and since when.
+    too_wide_since: Option<(u32, u64)>,
     /// Payload was sent or received since memory was last looked at.
     active: bool,
     dead: bool,
@@ -173,6 +175,7 @@ impl Kcp {
             heard_at: 0,
             expecting_since: None,
             trim_at: None,
+            too_wide_since: None,
             active: false,
             dead: false,
             counted: Statistics::default(),
@@ -192,6 +195,17 @@ impl Kcp {
     /// A time on the wire: steps of 1,024 ns.
     fn timestamp(&self, now: u64) -> u32 {
         self.first_timestamp.wrapping_add((now >> 10) as u32)
+    }
+
+    /// From now on, the largest datagram to produce, in bytes: the path passes less, or more again. What was sent already goes
+    /// out again as it was cut then.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        let mtu = mtu.clamp(KcpConfig::MTU_MIN, KcpConfig::MTU_MAX);
+        if mtu != self.config.mtu {
+            self.config.mtu = mtu;
+            self.payload_max = self.config.segment_payload_max();
+            self.sender.cut_again(self.payload_max, &mut self.pool);
+        }
     }
 
     // Writing and reading.
@@ -372,9 +386,19 @@ impl Kcp {
         self.dead
     }
 
+    /// Whether it is dead because of a segment that was cut when the path passed more than now, and that never arrived.
+    pub fn is_too_wide(&self) -> bool {
+        self.dead && self.too_wide_since.is_some()
+    }
+
     /// Bytes of memory held, all buffers included.
     pub fn memory(&self) -> usize {
         self.pool.memory() + self.sender.memory() + self.receiver.memory()
+    }
+
+    /// Bytes of payload in a segment of full size.
+    pub fn segment_payload(&self) -> usize {
+        self.payload_max
     }
 
     /// From now on, hold at most so many segments for the reader: for whoever shares out memory among conversations.

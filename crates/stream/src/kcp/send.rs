@@ -19,6 +19,7 @@ use crate::rate::{AckBatch, Delivery, Snapshot};
 
 /// A segment sent this often in vain means a dead path, as in KCP.
 const TRANSMISSIONS_MAX: u16 = 20;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     InFlight,
@@ -128,7 +129,18 @@ impl Sender {
         }
     }
 
-    /// The segment that should leave next, and its size with header.
+    /// Cuts what was not sent yet into segments of up to `payload_max` bytes.
+    pub(super) fn cut_again(&mut self, payload_max: usize, pool: &mut Pool) {
+        let queue = std::mem::take(&mut self.queue);
+        self.queued_bytes = 0;
+        for chunk in queue {
+            self.append(chunk.bytes(), payload_max, pool);
+            pool.give(chunk);
+        }
+    }
+
+    /// The segment that should leave next, and its size with header; a new one only while fewer than `window` are
+    /// outstanding.
     #[inline]
     pub(super) fn next(&mut self, window: u32) -> Option<(Next, usize)> {
         while let Some(&number) = self.lost.front() {
@@ -415,6 +427,11 @@ impl Sender {
     /// Whether a segment was sent so often that the path must be dead.
     pub(super) fn exhausted(&self) -> bool {
         self.exhausted
+    }
+
+    /// The number and the payload of the segment that the far end waits for.
+    pub(super) fn oldest(&self) -> Option<(u32, usize)> {
+        self.ring.front().map(|sent| (self.una, sent.chunk.len()))
     }
 
     /// Bytes of the queues themselves.

@@ -7,6 +7,9 @@ use crate::rate::{AckBatch, SECOND};
 
 /// The longest interval between questions for a closed window.
 const WINDOW_ASK_MAX: u64 = 5 * SECOND;
+/// How long a segment that was cut when the path passed more may be on its way: a path that is only held for narrow lets it
+/// pass.
+const TOO_WIDE_TIMEOUT: u64 = 6 * SECOND;
 /// How often memory that is not needed any more is given back.
 const TRIM_INTERVAL: u64 = SECOND;
 
@@ -34,6 +37,16 @@ impl Kcp {
         Some(since.max(self.heard_at) + self.config.dead_after.as_nanos() as u64)
     }
 
+    /// Whether the far end has been waiting for long for a segment that is too large for the path.
+    fn is_stuck(&mut self, now: u64) -> bool {
+        let too_wide = self.sender.oldest().filter(|&(_, len)| len > self.payload_max);
+        self.too_wide_since = too_wide.map(|(number, _)| match self.too_wide_since {
+            Some((before, since)) if before == number => (before, since),
+            _ => (number, now),
+        });
+        self.too_wide_since.is_some_and(|(_, since)| now >= since + TOO_WIDE_TIMEOUT)
+    }
+
     pub(super) fn arm_trim(&mut self, now: u64) {
         if self.trim_at.is_none() && (self.active || self.pool.trimmable()) {
             self.trim_at = Some(now + TRIM_INTERVAL);
@@ -44,6 +57,10 @@ impl Kcp {
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.elapsed(now);
         if self.dead_at().is_some_and(|at| at <= now) || self.sender.exhausted() {
+            self.dead = true;
+            return;
+        }
+        if self.is_stuck(now) {
             self.dead = true;
             return;
         }

@@ -15,16 +15,19 @@ const ACK_DELAY: u64 = MILLISECOND;
 const SILENT_WINDOW: u64 = 16;
 
 impl Kcp {
-    /// Writes one datagram of at most the MTU to `buf`, which must have room for that; gives its size. `None` when
-    /// nothing is to be sent now.
+    /// Writes one datagram to `buf`, which must have room for the largest MTU that was ever set; gives its size, at most the MTU
+    /// but for a segment that was cut when that was larger. `None` when nothing is to be sent now.
     pub fn poll_transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<usize> {
         if self.dead {
             return None;
         }
         let now = self.elapsed(now);
-        let room = buf.len().min(self.config.mtu);
         let window = self.receiver.window();
-        let buf = &mut buf[..room];
+        let (whole, room) = (buf, self.config.mtu);
+        // A segment of an earlier, larger MTU has a datagram of its own.
+        let again = self.sender.next(0).map_or(0, |(_, size)| size);
+        let room = room.max(again).min(whole.len());
+        let buf = &mut whole[..room];
         let mut header = Header {
             conversation: self.conversation,
             command: Command::Ack,

@@ -28,6 +28,9 @@ const PACING_MARGIN: f64 = 0.99;
 const BANDWIDTH_ROUNDS: usize = 10;
 /// How long the lowest round-trip time is remembered for.
 const RTT_MEMORY: u64 = 10 * SECOND;
+/// It is remembered anew when the lowest one of such a span was no more than so small a part above it.
+const RTT_SPAN: u64 = SECOND;
+const RTT_SIMILAR: u64 = 16;
 /// How long the queue is kept empty to measure it again.
 const PROBE_RTT_TIME: u64 = 200 * MILLISECOND;
 /// Startup ends when the rate has not grown by a quarter for three rounds.
@@ -59,6 +62,9 @@ pub(crate) struct Bbr {
     bandwidth: MaxByRound,
     min_rtt: Option<u64>,
     min_rtt_at: u64,
+    /// The lowest of this span, and when that began.
+    recent_rtt: Option<u64>,
+    recent_rtt_since: u64,
     round: u64,
     round_ends_at: u64,
     full_bandwidth: u64,
@@ -87,6 +93,8 @@ impl Bbr {
             bandwidth: MaxByRound::default(),
             min_rtt: None,
             min_rtt_at: 0,
+            recent_rtt: None,
+            recent_rtt_since: 0,
             round: 0,
             round_ends_at: 0,
             full_bandwidth: 0,
@@ -229,6 +237,7 @@ impl Bbr {
     }
 
     fn update_min_rtt(&mut self, now: u64, rtt: Option<u64>, in_flight: u64) {
+        self.confirm_min_rtt(now, rtt);
         let expired = now > self.min_rtt_at + RTT_MEMORY;
         if let Some(rtt) = rtt
             && (expired || self.min_rtt.is_none_or(|min_rtt| rtt <= min_rtt))
@@ -252,6 +261,20 @@ impl Bbr {
                     if self.pipe_full { self.cruise(now) } else { self.phase = Phase::Startup }
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// A round-trip time that is as good as the lowest one shows that the queue was empty: it need not be emptied to see that.
+    fn confirm_min_rtt(&mut self, now: u64, rtt: Option<u64>) {
+        self.recent_rtt = self.recent_rtt.into_iter().chain(rtt).min();
+        if now > self.recent_rtt_since + RTT_SPAN {
+            self.recent_rtt_since = now;
+            // The lowest one stays what it was, or it would creep upwards.
+            if let (Some(recent), Some(min_rtt)) = (self.recent_rtt.take(), self.min_rtt)
+                && recent <= min_rtt + min_rtt / RTT_SIMILAR
+            {
+                self.min_rtt_at = now;
             }
         }
     }

@@ -38,7 +38,7 @@ use thiserror::Error;
 pub use frame::{Command, HEADER_LEN, Header};
 pub use mux::Smux;
 
-/// The window that a sender of version 2 assumes before the first UPD: 256 KiB.
+/// The window that a sender of version 2 assumes before the first UPD, in `xtaci/smux`: 256 KiB.
 pub const INITIAL_WINDOW: u32 = 262_144;
 
 /// The stream id of the NOP that announces what this implementation can do beyond `xtaci/smux`.
@@ -65,6 +65,16 @@ pub enum HalfClose {
     Negotiated,
 }
 
+/// What becomes of bytes that arrive when [`SmuxConfig::receive_bytes_max`] are held already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They wait in the transport, and all streams with them, until something is read: as in `xtaci/smux`.
+    Wait,
+    /// The stream that was read the longest ago is cut off, so that the others need not wait for its reader. Windows beyond the
+    /// first are granted out of half the memory, so it comes to that with very many such readers only.
+    CutOff,
+}
+
 /// How to make a [`Smux`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmuxConfig {
@@ -75,10 +85,17 @@ pub struct SmuxConfig {
     pub frame_bytes_max: usize,
     /// Memory for received bytes that the application has not taken yet, of all streams together.
     pub receive_bytes_max: usize,
+    /// What becomes of more.
+    pub when_full: WhenFull,
     /// Version 2: the window of one stream.
     pub stream_receive_bytes_max: u32,
+    /// Version 2: what a sender may send on a new stream before it is told more. Both ends must have the same:
+    /// [`INITIAL_WINDOW`] where the other one is `xtaci/smux`.
+    pub stream_first_window: u32,
     /// Bytes of one stream that wait to be sent.
     pub stream_send_bytes_max: usize,
+    /// The same of all streams together: the less of it is left, the less each stream may have, down to 16 KiB.
+    pub send_bytes_max: usize,
     /// Streams open at once, of both ends together.
     pub streams_max: usize,
     /// How often a NOP is sent; zero is never.
@@ -97,8 +114,11 @@ impl Default for SmuxConfig {
             version: 2,
             frame_bytes_max: 8192,
             receive_bytes_max: 4 << 20,
+            when_full: WhenFull::Wait,
             stream_receive_bytes_max: 2 << 20,
+            stream_first_window: INITIAL_WINDOW,
             stream_send_bytes_max: 256 << 10,
+            send_bytes_max: usize::MAX,
             streams_max: 16_384,
             keepalive_interval: Duration::from_secs(1),
             keepalive_timeout: Duration::from_secs(3),
@@ -232,6 +252,8 @@ pub struct SmuxStats {
     pub frames_sent: u64,
     /// Frames received.
     pub frames_received: u64,
-    /// Payload bytes received for streams that were closed here.
+    /// Payload bytes received for streams that were closed here, or cut off.
     pub bytes_discarded: u64,
+    /// Streams that were cut off because memory was full and nobody read them ([`WhenFull::CutOff`]).
+    pub streams_cut_off: u64,
 }

@@ -9,11 +9,15 @@ use super::frame::{HEADER_LEN, UPDATE_LEN, Update};
 use super::state::{SendState, Stream, Turn};
 use super::{
     CAPABILITIES_ID, CUT_OFF, Changes, Command, Event, HalfClose, Header, OpenError, ReadError, Role,
-    SmuxConfig, SmuxError, SmuxStats, StreamId, WriteError,
+    SmuxConfig, SmuxError, SmuxStats, StreamId, WhenFull, WriteError,
 };
 
 /// The least window that is ever granted: below it a stream would stutter.
 const WINDOW_MIN: usize = 32 << 10;
+/// What a stream may have waiting to be sent however much the others have.
+const SEND_MIN: usize = 16 << 10;
+/// Cutting a stream off that holds less than this would free too little.
+const CUT_OFF_MIN: usize = 16 << 10;
 /// Streams that wait to be told that there was no room for them.
 const REFUSALS_MAX: usize = 1024;
 
@@ -49,6 +53,10 @@ pub struct Smux {
     partial: [u8; HEADER_LEN],
     receive_chunks: Chunks,
     pub(super) send_chunks: Chunks,
+    /// Bytes set aside for the windows of all streams, the first ones excepted.
+    pub(super) reserved: usize,
+    /// How often anything was read: tells which stream was read the longest ago.
+    reads: u64,
     /// Slots with changes to tell.
     events: VecDeque<usize>,
     /// Streams that have just got something to send, and those that have had a turn already.
@@ -82,6 +90,8 @@ impl Smux {
             partial: [0; HEADER_LEN],
             receive_chunks: Chunks::default(),
             send_chunks: Chunks::default(),
+            reserved: 0,
+            reads: 0,
             events: VecDeque::new(),
             new_turns: VecDeque::new(),
             old_turns: VecDeque::new(),
@@ -113,7 +123,7 @@ impl Smux {
                 break StreamId(id);
             }
         };
-        let slot = self.insert(Stream::new(id, now));
+        let slot = self.insert(Stream::new(id, self.config.stream_first_window, now));
         if let Some(stream) = self.streams[slot].as_mut() {
             stream.syn_pending = true;
         }
@@ -207,7 +217,7 @@ impl Smux {
             }
             return;
         }
-        let slot = self.insert(Stream::new(StreamId(id), now));
+        let slot = self.insert(Stream::new(StreamId(id), self.config.stream_first_window, now));
         self.tell(slot, Changes { opened: true, ..Changes::default() });
     }
 
@@ -220,6 +230,7 @@ impl Smux {
         stream.cut_off |= self.half_closes && !stream.received_fin && length == CUT_OFF;
         stream.received_fin = true;
         stream.update_pending = false;
+        self.reserved -= std::mem::take(&mut stream.reserved);
         if stops && !stream.stopped {
             stream.stopped = true;
             stream.send.clear(&mut self.send_chunks);
@@ -253,7 +264,14 @@ impl Smux {
         let room = self.config.receive_bytes_max.saturating_sub(self.receive_chunks.held());
         let taken = bytes.len().min(room + stream.receive.slack());
         if taken == 0 {
-            return Ok(0);
+            if self.config.when_full == WhenFull::Wait {
+                return Ok(0);
+            }
+            if self.config.version >= 2 && bytes.len() > stream.granted.wrapping_sub(stream.received) as usize
+            {
+                return Err(SmuxError::WindowExceeded { stream: id });
+            }
+            return Ok(self.handle_overrun(slot, bytes, now));
         }
         if self.config.version >= 2 && taken > stream.granted.wrapping_sub(stream.received) as usize {
             return Err(SmuxError::WindowExceeded { stream: id });
@@ -263,6 +281,53 @@ impl Smux {
         stream.last_moved = now;
         self.tell(slot, Changes { readable: true, ..Changes::default() });
         Ok(taken)
+    }
+
+    /// There is no room for what arrives: the stream that was read the longest ago, of those that hold much, is cut off.
+    fn handle_overrun(&mut self, slot: usize, bytes: &[u8], now: Instant) -> usize {
+        let holders = self.streams.iter().enumerate().filter_map(|(slot, stream)| {
+            let stream = stream.as_ref().filter(|stream| stream.receive.len() >= CUT_OFF_MIN)?;
+            Some((stream.last_read, slot))
+        });
+        if let Some((_, victim)) = holders.min() {
+            self.cut_off(victim);
+        }
+        let Some(stream) = self.streams[slot].as_mut().filter(|stream| !stream.received_fin) else {
+            self.stats.bytes_discarded += bytes.len() as u64;
+            return bytes.len();
+        };
+        stream.receive.push(&mut self.receive_chunks, bytes);
+        stream.received = stream.received.wrapping_add(bytes.len() as u32);
+        stream.last_moved = now;
+        self.tell(slot, Changes { readable: true, ..Changes::default() });
+        bytes.len()
+    }
+
+    /// As if the other end had cut a stream off: who reads it learns of that and closes, which stops the other end.
+    fn cut_off(&mut self, slot: usize) {
+        let Some(stream) = self.streams[slot].as_mut() else { return };
+        self.stats.streams_cut_off += 1;
+        self.stats.bytes_discarded += stream.receive.len() as u64;
+        self.reserved -= std::mem::take(&mut stream.reserved);
+        stream.received_fin = true;
+        stream.cut_off = true;
+        stream.stop_pending = self.half_closes;
+        stream.update_pending = false;
+        stream.receive.clear(&mut self.receive_chunks);
+        self.tell(slot, Changes { readable: true, ..Changes::default() });
+    }
+
+    /// From now on, the most bytes to hold that were received, and that wait to be sent: for whoever shares out memory among
+    /// sessions. What was granted before is still taken.
+    pub fn set_memory(&mut self, receive_bytes_max: usize, send_bytes_max: usize) {
+        self.config.receive_bytes_max = receive_bytes_max;
+        self.config.send_bytes_max = send_bytes_max;
+    }
+
+    /// What one stream may have waiting to be sent.
+    pub(super) fn send_limit(&self) -> usize {
+        let room = self.config.send_bytes_max.saturating_sub(self.send_chunks.held()) / 4;
+        self.config.stream_send_bytes_max.min(room.max(SEND_MIN))
     }
 
     /// The received bytes of a stream, in as many pieces as `slices` has room for; returns the number of pieces. None
@@ -285,10 +350,14 @@ impl Smux {
         let Some(stream) = self.streams[slot].as_mut() else { return };
         let count = count.min(stream.receive.len());
         stream.receive.consume(&mut self.receive_chunks, count);
+        self.reads += 1;
+        stream.last_read = self.reads;
         stream.consumed = stream.consumed.wrapping_add(count as u32);
         let untold = stream.consumed.wrapping_sub(stream.consumed_told);
         // The first one widens the window from the initial guess.
-        let due = untold >= self.config.stream_receive_bytes_max / 4 || stream.consumed_told == 0;
+        // A quarter of the window that the other end knows of, which may be far less than the largest.
+        let window = stream.granted.wrapping_sub(stream.consumed_told);
+        let due = untold >= window / 4 || stream.consumed_told == 0;
         if self.config.version >= 2 && untold > 0 && due && !stream.received_fin && !stream.closed {
             stream.update_pending = true;
             self.schedule(slot);
@@ -323,6 +392,7 @@ impl Smux {
     /// [`WriteError`]: nothing could be taken.
     pub fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, WriteError> {
         let &slot = self.by_id.get(&id.0).ok_or(WriteError::UnknownStream)?;
+        let limit = self.send_limit();
         let stream = self.streams[slot].as_mut().filter(|stream| !stream.closed);
         let stream = stream.ok_or(WriteError::UnknownStream)?;
         if stream.send_state != SendState::Open {
@@ -331,7 +401,7 @@ impl Smux {
         if stream.stopped {
             return Err(WriteError::Closed);
         }
-        let taken = bytes.len().min(self.config.stream_send_bytes_max.saturating_sub(stream.send.len()));
+        let taken = bytes.len().min(limit.saturating_sub(stream.send.len()));
         stream.write_blocked = taken < bytes.len();
         if taken == 0 && !bytes.is_empty() {
             return Err(WriteError::Blocked);
@@ -345,12 +415,13 @@ impl Smux {
     /// [`Changes::writable`] will follow then.
     pub fn writable(&mut self, id: StreamId) -> usize {
         let Some(&slot) = self.by_id.get(&id.0) else { return 0 };
+        let limit = self.send_limit();
         let Some(stream) = self.streams[slot].as_mut() else { return 0 };
         if stream.stopped || stream.closed || stream.send_state != SendState::Open {
             return 0;
         }
-        let room = self.config.stream_send_bytes_max.saturating_sub(stream.send.len());
-        stream.write_blocked = room < self.config.stream_send_bytes_max / 4;
+        let room = limit.saturating_sub(stream.send.len());
+        stream.write_blocked = room < limit / 4;
         if stream.write_blocked { 0 } else { room }
     }
 
@@ -380,7 +451,8 @@ impl Smux {
         let Some(stream) = self.streams[slot].as_mut() else { return };
         if !stream.closed {
             stream.closed = true;
-            stream.stop_pending = self.half_closes && !stream.received_fin;
+            self.reserved -= std::mem::take(&mut stream.reserved);
+            stream.stop_pending |= self.half_closes && !stream.received_fin;
             stream.update_pending = false;
             stream.receive.clear(&mut self.receive_chunks);
         }
@@ -480,10 +552,21 @@ impl Smux {
         self.stats
     }
 
-    /// The window to grant a stream: a large one while memory is plentiful.
-    pub(super) fn window(&self) -> u32 {
-        let room = self.config.receive_bytes_max.saturating_sub(self.receive_chunks.held());
-        self.config.stream_receive_bytes_max.min((room / 2).max(WINDOW_MIN) as u32)
+    /// The window to grant a stream that has `reserved` set aside: a large one while memory is plentiful.
+    pub(super) fn window(&self, reserved: usize) -> u32 {
+        let SmuxConfig { receive_bytes_max, stream_receive_bytes_max, stream_first_window, .. } = self.config;
+        let window = match self.config.when_full {
+            WhenFull::Wait => {
+                let room = receive_bytes_max.saturating_sub(self.receive_chunks.held());
+                (room / 2).max(WINDOW_MIN)
+            }
+            // Memory that is promised is not there for others, whether it is used or not.
+            WhenFull::CutOff => {
+                let room = (receive_bytes_max / 2).saturating_sub(self.reserved - reserved);
+                stream_first_window as usize + room / 2
+            }
+        };
+        stream_receive_bytes_max.min(u32::try_from(window).unwrap_or(u32::MAX))
     }
 
     fn get(&self, id: StreamId) -> Option<&Stream> {

@@ -95,8 +95,11 @@ impl Smux {
 
     /// The frames of one turn of one stream. False when the room did not suffice.
     fn frames_of(&mut self, slot: usize, out: &mut Out<'_>) -> bool {
-        let window = self.window();
+        let reserved = self.streams[slot].as_ref().map_or(0, |stream| stream.reserved);
+        let window = self.window(reserved);
+        let send_limit = self.send_limit();
         let (half_closes, frame_bytes_max) = (self.half_closes, self.config.frame_bytes_max);
+        let first_window = self.config.stream_first_window;
         let Some(stream) = self.streams[slot].as_mut() else { return true };
         let id = stream.id.0;
         if stream.syn_pending {
@@ -106,6 +109,8 @@ impl Smux {
             stream.update_pending = !out.update(id, Update { consumed: stream.consumed, window });
             if !stream.update_pending {
                 stream.consumed_told = stream.consumed;
+                stream.reserved = window.saturating_sub(first_window) as usize;
+                self.reserved = self.reserved - reserved + stream.reserved;
                 let edge = stream.consumed.wrapping_add(window);
                 if edge.wrapping_sub(stream.granted) as i32 > 0 {
                     stream.granted = edge;
@@ -148,7 +153,7 @@ impl Smux {
             }
         }
         // Half empty before the writer is woken: not for every frame.
-        if stream.write_blocked && stream.send.len() <= self.config.stream_send_bytes_max / 2 {
+        if stream.write_blocked && stream.send.len() <= send_limit / 2 {
             stream.write_blocked = false;
             self.tell(slot, Changes { writable: true, ..Changes::default() });
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::buffer::ByteQueue;
-use super::{Changes, INITIAL_WINDOW, StreamId};
+use super::{Changes, StreamId};
 
 /// How far a stream's own end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +66,14 @@ pub(super) struct Stream {
     pub(super) consumed_told: u32,
     /// The highest `received` ever granted: an honest sender stays at or below it.
     pub(super) granted: u32,
+    /// Of the last window, what is more than the first one: that much of the memory is set aside.
+    pub(super) reserved: usize,
+    /// Which reading of the session was the last one of this stream.
+    pub(super) last_read: u64,
 }
 
 impl Stream {
-    pub(super) fn new(id: StreamId, now: Instant) -> Self {
+    pub(super) fn new(id: StreamId, first_window: u32, now: Instant) -> Self {
         Self {
             id,
             send: ByteQueue::default(),
@@ -90,11 +94,13 @@ impl Stream {
             last_moved: now,
             sent: 0,
             peer_consumed: 0,
-            peer_window: INITIAL_WINDOW,
+            peer_window: first_window,
             received: 0,
             consumed: 0,
             consumed_told: 0,
-            granted: INITIAL_WINDOW,
+            granted: first_window,
+            reserved: 0,
+            last_read: 0,
         }
     }
 

@@ -23,6 +23,8 @@ pub struct LinkConfig {
     pub queue: usize,
     /// The chance that a datagram is lost, of 1.
     pub loss: f64,
+    /// It is lost before the queue, so that what is lost takes no share of the rate: as in `bench/helpers/linkemu.c`.
+    pub lost_first: bool,
     /// The chance that it comes up to half a delay (and 2 ms) later, so that others overtake it.
     pub reorder: f64,
     /// The chance that it comes twice.
@@ -44,6 +46,7 @@ impl Default for LinkConfig {
             rate: 0,
             queue: usize::MAX,
             loss: 0.0,
+            lost_first: false,
             reorder: 0.0,
             duplicate: 0.0,
             corrupt: 0.0,
@@ -105,6 +108,9 @@ impl Link {
     /// A datagram is at the queue.
     fn enqueue(&mut self, now: Duration, flow: usize, datagram: &[u8]) {
         let size = datagram.len() + ENVELOPE;
+        if self.config.lost_first && self.chance(self.config.loss) {
+            return;
+        }
         let mut leaves = now;
         if self.config.rate > 0 {
             let waiting = self.free_at.saturating_sub(now).as_secs_f64() * self.config.rate as f64;
@@ -120,7 +126,7 @@ impl Link {
         }
         let copies = 1 + u32::from(self.chance(self.config.duplicate));
         for _ in 0..copies {
-            if self.chance(self.config.loss) {
+            if !self.config.lost_first && self.chance(self.config.loss) {
                 continue;
             }
             let mut arrives = leaves + self.config.delay;

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::{Asked, ask};
+use super::{Begun, begin};
 use crate::proxy::frames::{Frame, FrameQueue, carry, receive};
 use crate::proxy::listener::{Admission, accept, bind_tcp, bind_udp, join_all};
 use crate::proxy::pump::pump;
@@ -109,13 +109,13 @@ pub(in crate::proxy) async fn forward_tcp<S, O>(
             if admission == Admission::TooMany {
                 return Err(Refusal::TooMany.to_string());
             }
-            let asked = tokio::select! {
+            let begun = tokio::select! {
                 biased;
                 () = task_stop.requested() => return Ok(()),
-                asked = ask(&task_shared, &open, &request) => asked,
+                begun = begin(&task_shared, &open, &request) => begun,
             };
-            let mut asked = asked.map_err(|refusal| refusal.to_string())?;
-            let pumped = pump(&task_shared, &mut client, &mut asked.stream, Vec::new(), &task_stop).await;
+            let mut stream = begun.map_err(|refusal| refusal.to_string())?;
+            let pumped = pump(&task_shared, &mut client, &mut stream, Vec::new(), &task_stop).await;
             pumped.map_err(|error| error.to_string())
         };
         if let Err(why) = served.await {
@@ -242,11 +242,11 @@ where
     }
 
     async fn carry(&self, from: SocketAddr, queue: &FrameQueue) {
-        let asked: Result<Asked<S>, Refusal> = ask(&self.shared, &self.open, &self.request).await;
-        let ended = match asked {
+        let begun: Result<Begun<S>, Refusal> = begin(&self.shared, &self.open, &self.request).await;
+        let ended = match begun {
             Err(refusal) => Err(refusal.to_string()),
-            Ok(mut asked) => {
-                let carried = carry(&mut asked.stream, queue, Vec::new(), |frame| {
+            Ok(mut stream) => {
+                let carried = carry(&mut stream, queue, Vec::new(), |frame| {
                     if socket2::SockRef::from(&self.socket).send_to(frame.data, &from.into()).is_err() {
                         self.shared.counters.datagrams_dropped.increment();
                     }

@@ -9,10 +9,12 @@ mod client;
 mod forward;
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use log::debug;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::request::{ACCEPTED, Refusal, Request};
 use super::shared::{Shared, Slot};
@@ -29,8 +31,29 @@ pub(super) struct Asked<S> {
     _slot: Slot,
 }
 
-/// Opens a stream and asks for something on it.
+/// Opens a stream, asks for something on it and waits for the answer.
 pub(super) async fn ask<S, O>(shared: &Shared, open: &O, request: &Request) -> Result<Asked<S>, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    O: AsyncFn() -> io::Result<S>,
+{
+    let exchange = async {
+        let mut begun = begin(shared, open, request).await?;
+        match begun.stream.read_u8().await {
+            Ok(ACCEPTED) => Ok(Asked { stream: begun.stream, _slot: begun.slot }),
+            Ok(code) => Err(Refusal::from_code(code)),
+            Err(error) => {
+                debug!("a stream ended before its answer: {error}");
+                Err(Refusal::PeerUnreachable)
+            }
+        }
+    };
+    timeout(shared.settings.answer_timeout, exchange).await.map_err(|_| Refusal::TimedOut)?
+}
+
+/// Opens a stream and asks for something on it, and does not wait: what follows the request travels with it, which saves who
+/// need not be told the answer first a round trip.
+pub(super) async fn begin<S, O>(shared: &Shared, open: &O, request: &Request) -> Result<Begun<S>, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: AsyncFn() -> io::Result<S>,
@@ -39,27 +62,67 @@ where
         shared.counters.refused_limit.increment();
         Refusal::TooMany
     })?;
-    let exchange = async {
-        let mut stream = open().await.map_err(|error| {
-            debug!("cannot open a stream: {error}");
-            Refusal::PeerUnreachable
-        })?;
+    let asking = async {
+        let mut stream = open().await?;
         let mut message = Vec::with_capacity(32);
         request.encode(&mut message);
-        let answer = async {
-            stream.write_all(&message).await?;
-            stream.flush().await?;
-            stream.read_u8().await
-        };
-        match answer.await {
-            Ok(ACCEPTED) => Ok(stream),
-            Ok(code) => Err(Refusal::from_code(code)),
-            Err(error) => {
-                debug!("a stream ended before its answer: {error}");
-                Err(Refusal::PeerUnreachable)
+        stream.write_all(&message).await?;
+        stream.flush().await?;
+        Ok(stream)
+    };
+    let stream = timeout(shared.settings.answer_timeout, asking).await.map_err(|_| Refusal::TimedOut)?;
+    let stream = stream.map_err(|error: io::Error| {
+        debug!("cannot open a stream: {error}");
+        Refusal::PeerUnreachable
+    })?;
+    Ok(Begun { stream, slot, answer_due: Some(Box::pin(sleep(shared.settings.answer_timeout))) })
+}
+
+/// A stream on which something was asked for. Reading begins behind the answer; a refusal, or none in time, is an error.
+#[derive(Debug)]
+pub(super) struct Begun<S> {
+    stream: S,
+    slot: Slot,
+    /// Until the answer is here.
+    answer_due: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(answer_due) = &mut this.answer_due {
+            let mut answer = [0];
+            let mut answer = ReadBuf::new(&mut answer);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut answer)? {
+                Poll::Ready(()) => match answer.filled() {
+                    [ACCEPTED] => this.answer_due = None,
+                    [code, ..] => return Poll::Ready(Err(io::Error::other(Refusal::from_code(*code)))),
+                    [] => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                },
+                Poll::Pending => {
+                    ready!(answer_due.as_mut().poll(cx));
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Refusal::TimedOut)));
+                }
             }
         }
-    };
-    let stream = timeout(shared.settings.answer_timeout, exchange).await.map_err(|_| Refusal::TimedOut)??;
-    Ok(Asked { stream, _slot: slot })
+        Pin::new(&mut this.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

@@ -1,45 +1,23 @@
-//! Looking up names and connecting, to whichever of a host's addresses answers first.
+//! Connecting to whichever of a host's addresses answers first.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::proxy::acl::{Acl, Verdict};
 use crate::proxy::listener::tune;
 use crate::proxy::request::Refusal;
-use crate::proxy::target::Target;
-
-/// How long a name server may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// Addresses of one host that are tried.
 const ADDRESSES_MAX: usize = 8;
-
-/// The addresses of a target, at least one.
-pub(super) async fn resolve(lookups: &Semaphore, target: &Target) -> Result<Vec<SocketAddr>, Refusal> {
-    let (host, port) = match target {
-        Target::Address(address) => return Ok(vec![*address]),
-        Target::Name { host, port } => (&**host, *port),
-    };
-    let looked_up = timeout(LOOKUP_TIMEOUT, async {
-        let _turn = lookups.acquire().await.map_err(io::Error::other)?;
-        lookup_host((host, port)).await.map(Iterator::collect::<Vec<_>>)
-    });
-    match looked_up.await {
-        Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-        Ok(_) => Err(Refusal::NameNotFound),
-        Err(_) => Err(Refusal::TimedOut),
-    }
-}
 
 /// Whether an address is one of this host's: only to those can a socket be bound.
 pub(super) fn is_ours(address: IpAddr) -> bool {

@@ -9,6 +9,7 @@
 
 mod dial;
 mod listen;
+mod names;
 mod udp;
 
 use std::cell::RefCell;
@@ -21,7 +22,6 @@ use log::debug;
 use node::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::acl::{Acl, Rule};
@@ -31,10 +31,9 @@ use super::shared::{Shared, Slot};
 use super::stop::{Stop, StopHandle};
 use super::target::Target;
 
-pub use listen::RemoteForward;
+use names::Names;
 
-/// Names looked up at a time: each is a thread, which a dead name server can hold for half a minute.
-const LOOKUPS_MAX: usize = 64;
+pub use listen::RemoteForward;
 
 /// What `[exit]` says.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +52,7 @@ pub struct Exit {
     shared: Rc<Shared>,
     /// Without, every request to connect, send or listen is refused.
     rules: Option<(Acl, Vec<Rule>)>,
-    lookups: Rc<Semaphore>,
+    names: Rc<Names>,
     /// What peers listen for on our behalf, and where what comes to them is to go.
     remote: RefCell<HashMap<(PeerId, ListenerId), (Transport, Target)>>,
     /// What we listen for on behalf of peers.
@@ -68,7 +67,7 @@ impl Exit {
         Rc::new(Self {
             shared: Rc::clone(shared),
             rules,
-            lookups: Rc::new(Semaphore::new(LOOKUPS_MAX)),
+            names: Rc::new(Names::new()),
             remote: RefCell::default(),
             listeners: RefCell::default(),
         })
@@ -160,7 +159,7 @@ impl Exit {
                 let acl = &self.rules()?.0;
                 stream.write_all(&[ACCEPTED]).await?;
                 let destination = udp::Destination::AsFramed(acl);
-                udp::relay(&self.shared, &self.lookups, &destination, stream, early, stop).await
+                udp::relay(&self.shared, &self.names, &destination, stream, early, stop).await
             }
             Request::Listen { listener, transport, address } => {
                 let rules = &self.rules()?.1;
@@ -177,7 +176,7 @@ impl Exit {
                     (Transport::Udp, target) => {
                         stream.write_all(&[ACCEPTED]).await?;
                         let destination = udp::Destination::Fixed(&target);
-                        udp::relay(&self.shared, &self.lookups, &destination, stream, early, stop).await
+                        udp::relay(&self.shared, &self.names, &destination, stream, early, stop).await
                     }
                 }
             }
@@ -219,7 +218,7 @@ impl Exit {
     }
 
     async fn dial(&self, target: &Target, acl: Option<&Acl>) -> Result<TcpStream, Refusal> {
-        let addresses = dial::resolve(&self.lookups, target).await.inspect_err(|_| {
+        let addresses = self.names.resolve(target).await.inspect_err(|_| {
             self.shared.counters.exit_name_not_found.increment();
         })?;
         let allowed = match acl {

@@ -9,11 +9,12 @@ use std::rc::Rc;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UdpSocket;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Failure;
-use super::dial::{is_allowed, is_ours, resolve};
+use super::dial::{is_allowed, is_ours};
+use super::names::Names;
 use crate::proxy::acl::{Acl, Verdict};
 use crate::proxy::frames::{Frame, FrameQueue, carry, receive};
 use crate::proxy::request::Refusal;
@@ -41,7 +42,7 @@ pub(super) enum Destination<'a> {
 /// Carries datagrams until the stream ends, nothing has come or gone for long, or `stop`.
 pub(super) async fn relay<S>(
     shared: &Rc<Shared>,
-    lookups: &Rc<Semaphore>,
+    names: &Rc<Names>,
     destination: &Destination<'_>,
     stream: &mut S,
     early: Vec<u8>,
@@ -88,7 +89,7 @@ where
         () = stop.requested() => Ok(()),
         ended = to_targets => Ok(ended?),
         () = to_stream => Ok(()),
-        () = relay.look_up(asked, lookups) => Ok(()),
+        () = relay.look_up(asked, names) => Ok(()),
         () = queue.unused(shared.settings.association_timeout) => Ok(()),
     }
 }
@@ -141,7 +142,7 @@ impl Relay<'_> {
     }
 
     /// Looks names up, a few at a time, and sends the datagrams that wait for them. Never ends.
-    async fn look_up(&self, mut asked: mpsc::Receiver<Pending>, lookups: &Rc<Semaphore>) {
+    async fn look_up(&self, mut asked: mpsc::Receiver<Pending>, names: &Rc<Names>) {
         let mut under_way = JoinSet::new();
         loop {
             tokio::select! {
@@ -150,8 +151,8 @@ impl Relay<'_> {
                         self.send(&data, address);
                         continue;
                     }
-                    let lookups = Rc::clone(lookups);
-                    under_way.spawn_local(async move { (look_up(&lookups, &name).await, name, data) });
+                    let names = Rc::clone(names);
+                    under_way.spawn_local(async move { (look_up(&names, &name).await, name, data) });
                 }
                 Some(Ok((found, name, data))) = under_way.join_next(), if !under_way.is_empty() => {
                     self.found(found, name, &data);
@@ -180,9 +181,9 @@ impl Relay<'_> {
     }
 }
 
-async fn look_up(lookups: &Semaphore, name: &[u8]) -> Result<Vec<SocketAddr>, Refusal> {
+async fn look_up(names: &Names, name: &[u8]) -> Result<Vec<SocketAddr>, Refusal> {
     match Target::decode(name) {
-        Ok(Some((target, _))) => resolve(lookups, &target).await,
+        Ok(Some((target, _))) => names.resolve(&target).await,
         _ => Err(Refusal::NameNotFound),
     }
 }
