@@ -99,7 +99,7 @@ impl Pair {
         // As the node does it, which knows its peers.
         let find = |_: &PublicKey| Some(&self.to_initiator);
         let incoming = Incoming::receive_from(&self.responder, initiation, find).expect("authentic");
-        incoming.respond(&self.responder, &self.to_initiator, 2, None, now, &mut self.rng).expect("authentic")
+        incoming.respond(&self.to_initiator, 2, None, now, &mut self.rng).expect("authentic")
     }
 }
 

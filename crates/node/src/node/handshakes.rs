@@ -291,8 +291,6 @@ impl Node {
         let endpoint = p.endpoint;
         let done = p.switch_to(session);
         self.retire(&done);
-        // What we were about to ask for is there.
-        self.abandon_attempt(peer);
         self.abandon_attempt(peer); // the peer's handshake has done what ours was for
         if let Some(endpoint) = endpoint {
             self.established(now, peer, endpoint, None);
