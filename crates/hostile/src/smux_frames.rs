@@ -1,13 +1,14 @@
 //! A smux session whose other end says whatever the input says, and whose application does what it says.
 //!
 //! ```text
-//!  input:  settings 1 · (operation 1 · what it needs)…        settings: bit 0 version 2, bit 1 server, bit 2 negotiated half-close
+//!  input:  settings 1 · (operation 1 · what it needs)…        settings: bit 0 version 2, bit 1 server, bit 2 negotiated
+//!                                                            half-close, bit 3 cut off when full
 //! ```
 
 use std::io::IoSlice;
 use std::time::Duration;
 
-use stream::smux::{HEADER_LEN, HalfClose, Header, Role, Smux, SmuxConfig, StreamId};
+use stream::smux::{HEADER_LEN, HalfClose, Header, Role, Smux, SmuxConfig, StreamId, WhenFull};
 
 use crate::bytes::Bytes;
 use crate::pair::NOW;
@@ -29,6 +30,7 @@ pub fn run(input: &[u8]) {
     let config = SmuxConfig {
         version,
         receive_bytes_max: RECEIVE_MAX,
+        when_full: if settings & 8 == 0 { WhenFull::Wait } else { WhenFull::CutOff },
         stream_receive_bytes_max: 32 << 10,
         stream_send_bytes_max: SEND_MAX,
         streams_max: STREAMS_MAX,
