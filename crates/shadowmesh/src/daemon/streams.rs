@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use node::Node;
@@ -15,7 +16,7 @@ use tokio::sync::oneshot::Sender;
 
 use super::carriers::CarrierLink;
 use super::handle::Input;
-use crate::config::{Config, ConfigError, Proxies, Streams};
+use crate::config::{Config, ConfigError, Peer, Proxies, Streams};
 use crate::control::types::StreamsStatus;
 use crate::failure::Failure;
 use crate::proxy::{Stop, StopHandle};
@@ -27,12 +28,18 @@ const FIRST_WINDOW: u32 = 64 << 10;
 /// for the application's pace.
 const STREAM_WINDOW_MAX: u32 = 16 << 20;
 
+/// How long nothing may come from a peer before its streams end.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The same where the peer may be reached by another carrier meanwhile: finding it takes up to three seconds.
+const PATIENCE_WITH_CARRIERS: Duration = Duration::from_secs(6);
+
 /// What the streams need from the configuration, taken before the node takes the rest.
 pub(super) struct Plan {
     proxies: Proxies,
     streams: Streams,
     roles: Vec<Role>,
     names: Vec<String>,
+    patience: Vec<Duration>,
     own: Vec<IpAddr>,
     path: std::path::PathBuf,
     pub(super) inbox: Arc<Inbox>,
@@ -59,13 +66,28 @@ impl Plan {
         };
         let roles = config.peers.iter().map(|peer| role(&peer.public_key)).collect();
         let names = config.peers.iter().map(|peer| peer.name.clone()).collect();
+        let patience = |peer: &Peer| if peer.ways.len() > 1 { PATIENCE_WITH_CARRIERS } else { PATIENCE };
+        let patience = config.peers.iter().map(patience).collect();
         let (queries, asked) = unbounded_channel();
         let own = config.tun.iter().flat_map(|tun| &tun.addresses).map(IpNet::addr).collect();
         let (stop, stopped) = StopHandle::new();
         let inbox = Arc::new(Inbox::new()?);
         let streams = config.streams;
         let path = config.path.clone();
-        Ok(Some(Self { proxies, streams, roles, names, own, path, inbox, stop, stopped, queries, asked }))
+        Ok(Some(Self {
+            proxies,
+            streams,
+            roles,
+            names,
+            patience,
+            own,
+            path,
+            inbox,
+            stop,
+            stopped,
+            queries,
+            asked,
+        }))
     }
 
     /// The thread's work, and who is told whether it has started.
@@ -102,6 +124,7 @@ impl Plan {
             link: link.sender()?,
             roles: self.roles,
             names: self.names,
+            patience: self.patience,
             config,
             memory_max: self.streams.memory_max,
             node: inputs,

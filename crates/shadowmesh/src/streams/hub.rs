@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) link: CarrierLink,
     /// What people call the peers.
     pub(crate) names: Vec<String>,
+    /// For each peer, how long it may be silent before its streams end.
+    pub(crate) patience: Vec<Duration>,
     /// For each peer, which role this end has.
     pub(crate) roles: Vec<Role>,
     pub(crate) config: SessionConfig,
@@ -80,6 +82,7 @@ struct Inner {
 struct Peer {
     name: String,
     role: Role,
+    patience: Duration,
     association: Option<Association>,
     /// The longest datagram now, and the longest ever.
     mtu: usize,
@@ -123,10 +126,11 @@ impl Accepted {
 
 impl Hub {
     pub(crate) fn new(setup: Setup) -> (Rc<Self>, Accepted) {
-        let Setup { port, link, names, roles, config, memory_max, node, seed } = setup;
+        let Setup { port, link, names, patience, roles, config, memory_max, node, seed } = setup;
         // Bounded by the limit on streams of each session.
         let (accepted, receiver) = mpsc::unbounded_channel();
-        let peers = names.into_iter().zip(roles).map(|(name, role)| Peer::new(name, role)).collect();
+        let peers = names.into_iter().zip(roles).zip(patience);
+        let peers = peers.map(|((name, role), patience)| Peer::new(name, role, patience)).collect();
         let inner = Inner {
             port,
             link,
@@ -310,10 +314,11 @@ fn cut_off() -> io::Error {
 }
 
 impl Peer {
-    fn new(name: String, role: Role) -> Self {
+    fn new(name: String, role: Role, patience: Duration) -> Self {
         Self {
             name,
             role,
+            patience,
             association: None,
             mtu: 0,
             room: 0,
@@ -440,6 +445,7 @@ impl Inner {
                     (peer.mtu, peer.room) = (datagram_max, datagram_max);
                     let mut config = config.clone();
                     config.kcp.mtu = datagram_max;
+                    config.smux.keepalive_timeout = peer.patience;
                     *seed = seed.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
                     let mut association = Association::new(peer.role, config, *seed);
                     association.set_memory(share);
