@@ -106,7 +106,8 @@ def report_short(suite):
         runs = suite["modes"].get(mode, {}).get("runs", [])
         s = stat3([get(r.get("metrics", {}), path) for r in runs if r["contender"] == name])
         return s[0] / unit if s else None
-    names = [n for n in suite["meta"]["versions"] if n != "shadowmesh-1000"]
+    measured = {r["contender"] for mode in suite["modes"].values() for r in mode["runs"]}
+    names = [n for n in suite["meta"]["versions"] if n in measured and n != "shadowmesh-1000"]
     floor = lambda n: n in ("veth-raw", "tun-cat-gso")
     rows = sorted(([n] + [median(n, *c[1:]) for c in SHORT_COLS] for n in names), key=lambda r: (floor(r[0]), -(r[1] or 0)))
     label = {"veth-raw": "*no tunnel*", "tun-cat-gso": "*no encryption*", "shadowmesh": "**shadowmesh**",
