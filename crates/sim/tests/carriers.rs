@@ -112,7 +112,7 @@ fn the_last_resort_is_found_when_only_it_passes() {
 }
 
 #[test]
-fn random_loss_moves_nothing() {
+fn random_loss_moves_a_session_twice_in_five_minutes_at_most() {
     let (mut world, left, right) = caller_and_listener(3, &[Udp, FakeTcp]);
     world.set_link(left, right, LinkConfig { loss: 0.2, ..LinkConfig::default() });
     let _one_way = steady(&mut world, left, right, 300);

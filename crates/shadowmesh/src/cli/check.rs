@@ -43,6 +43,9 @@ fn summary(config: &Config) -> String {
             let mtu = tun.mtu.map_or("from the path".into(), |mtu| mtu.to_string());
             line("interface", &format!("{}, {}, MTU {mtu}", tun.name, join(&tun.addresses)));
         }
+        None if config.carriers.fake_tcp.is_some() => {
+            line("interface", "none: streams only; crafted TCP segments need CAP_NET_RAW");
+        }
         None => line("interface", "none: streams only, no privileges needed"),
     }
     if config.peers.is_empty() {

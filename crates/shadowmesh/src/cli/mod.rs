@@ -61,7 +61,7 @@ enum Command {
     Pubkey,
     /// Print a new preshared key
     Genpsk,
-    /// Print a new secret for the guard of crafted TCP segments, which nodes do not send yet
+    /// Print a new secret for the guard of crafted TCP segments
     Secret,
     /// Show interfaces, addresses, gateways and offloads, and what a carrier would use
     Iface(iface::Args),
