@@ -75,6 +75,10 @@ struct Place {
 pub struct Decoder {
     /// Data and parity shards of a group as kcp-go makes them.
     fixed: (usize, usize),
+    /// Those are the other end's: so it was configured, or seen, and nothing since has contradicted it. What is computed in
+    /// groups of any other size is not what was sent, and yet looks like it: a header that all datagrams have in common comes
+    /// out as it is.
+    fixed_known: bool,
     fixed_code: Code,
     adaptive_code: Code,
     tuner: Tuner,
@@ -95,6 +99,7 @@ impl Decoder {
         };
         Self {
             fixed: (data, parity),
+            fixed_known: matches!(config, FecConfig::Fixed { .. }),
             fixed_code: Code::vandermonde(data, parity),
             adaptive_code: Code::cauchy(ADAPTIVE_DATA_MAX, ADAPTIVE_PARITY_MAX),
             tuner: Tuner::default(),
@@ -148,7 +153,7 @@ impl Decoder {
         self.stats
     }
 
-    /// Data and parity shards of the groups as kcp-go makes them: as configured, or as seen.
+    /// Data and parity shards of the groups as kcp-go makes them: as configured, or as seen last.
     pub fn fixed_shards(&self) -> (usize, usize) {
         self.fixed
     }
@@ -163,16 +168,14 @@ impl Decoder {
                 self.tune(number, parity);
                 let (data, parities) = self.fixed;
                 let at = number as usize % (data + parities);
-                let place = Place {
-                    group: number / (data + parities) as u32,
-                    adaptive: false,
-                    parity,
-                    index: if parity { at.wrapping_sub(data) } else { at },
-                    data_total: None,
+                self.fixed_known &= parity == (at >= data);
+                let index = match self.fixed_known {
+                    true if parity => at - data,
+                    true => at,
+                    false => usize::MAX,
                 };
-                // The group's size is not the configured one and not yet known.
-                let in_range = if parity { place.index < parities } else { place.index < data };
-                Ok(Place { index: if in_range { place.index } else { usize::MAX }, ..place })
+                let group = number / (data + parities) as u32;
+                Ok(Place { group, adaptive: false, parity, index, data_total: None })
             }
             TYPE_ADAPTIVE_DATA if index < ADAPTIVE_DATA_MAX => {
                 Ok(Place { group: number, adaptive: true, parity: false, index, data_total: None })
@@ -191,9 +194,12 @@ impl Decoder {
     /// Notices when the other end's groups are not as configured.
     fn tune(&mut self, sequence: u32, parity: bool) {
         let seen = self.tuner.sample(sequence, parity);
-        let Some((data, parities)) = seen.filter(|seen| *seen != self.fixed) else { return };
-        if data + parities <= super::SHARDS_MAX {
+        let Some((data, parities)) = seen else { return };
+        if (data, parities) == self.fixed {
+            self.fixed_known = true;
+        } else if data + parities <= super::SHARDS_MAX {
             self.fixed = (data, parities);
+            self.fixed_known = true;
             self.fixed_code = Code::vandermonde(data, parities);
             self.groups.clear();
         }
