@@ -10,7 +10,10 @@ const SMALLEST: u16 = 1280;
 const RETRY: Duration = Duration::from_millis(500);
 /// The wanted size is tried alone first; then, so many times, all sizes are tried at once.
 const ROUNDS: u32 = 3;
-/// A smaller size than wanted is put in question again after this time (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
+/// A smaller size than wanted is put in question again after this time, since it may have been loss that took the larger ones;
+/// then after twice as long, and so on,
+const RAISE_FIRST: Duration = Duration::from_secs(30);
+/// until it is this time (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
 const RAISE: Duration = Duration::from_mins(10);
 /// A search that nothing at all came of is made again after this time.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -40,6 +43,8 @@ pub struct PathMtu {
     /// Sizes of this round that were handed out; the wanted one is the first.
     sent: usize,
     round_at: Option<Instant>,
+    /// When the search has found less than was wanted, the next one is made after this time.
+    raise: Duration,
     /// Confirmations missed in a row.
     missed: u32,
 }
@@ -55,6 +60,7 @@ impl PathMtu {
             round: 0,
             sent: 0,
             round_at: Some(now),
+            raise: RAISE_FIRST,
             missed: 0,
         }
     }
@@ -87,7 +93,10 @@ impl PathMtu {
         self.round += 1;
         let pause = match self.confirmed {
             _ if self.round <= ROUNDS => RETRY,
-            Some(_) => RAISE,
+            Some(_) => {
+                let next = RAISE.min(2 * self.raise);
+                std::mem::replace(&mut self.raise, next)
+            }
             None => AGAIN,
         };
         self.round_at = Some(round_at.max(now) + pause);
@@ -267,6 +276,24 @@ mod tests {
         (0..MISSED_MAX).for_each(|_| path.handle_missed(1500, now));
         search(&mut path, 1500, &mut now, RETRY);
         assert_eq!((path.limit(), path.confirmation()), (1500, Some(1500)));
+    }
+
+    #[test]
+    fn a_size_that_loss_has_taken_is_back_within_a_minute() {
+        let (mut path, mut now) = searched(1500);
+        (0..MISSED_MAX).for_each(|_| path.handle_missed(1500, now));
+        search(&mut path, 1340, &mut now, RETRY * 5);
+        assert_eq!(path.limit(), 1340, "all that was answered");
+        search(&mut path, 1500, &mut now, RAISE_FIRST);
+        assert_eq!(path.limit(), 1500);
+    }
+
+    #[test]
+    fn a_narrow_path_is_bothered_ever_less() {
+        let (mut path, mut now) = searched(1400);
+        let first = search(&mut path, 1400, &mut now, RAISE);
+        let later = search(&mut path, 1400, &mut now, 10 * RAISE);
+        assert!(later <= 3 * first, "{first} probes in ten minutes, {later} in the next hundred");
     }
 
     #[test]

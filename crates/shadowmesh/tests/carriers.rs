@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         an_address_that_changes_is_followed_by_connections,
         crafted_segments_fit_a_narrow_underlay,
         a_port_in_use_is_one_clear_error,
+        the_status_says_where_each_carrier_is_called,
         a_ping_by_another_carrier_moves_nothing,
         a_carrier_that_is_not_configured_is_refused_in_words,
     ];
@@ -247,6 +248,15 @@ fn a_port_in_use_is_one_clear_error() {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("TCP 0.0.0.0:9443 is in use already"), "{log}");
     assert!(log.contains("second.toml:") && log.contains("`listen` in [faketcp]"), "{log}");
+}
+
+fn the_status_says_where_each_carrier_is_called() {
+    let pair = Pair::new(&["udp", "faketcp", "tcp"]);
+    let listens = pair.nodes()[0].status().0["listen_carriers"].clone();
+    assert_eq!(listens["faketcp"], "[::]:9443");
+    assert_eq!(listens["tcp"], "[::]:9444");
+    let (_, text) = pair.command(&["status"]);
+    assert!(text.contains("faketcp [::]:9443, tcp [::]:9444"), "{text}");
 }
 
 fn a_ping_by_another_carrier_moves_nothing() {

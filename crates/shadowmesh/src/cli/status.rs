@@ -49,7 +49,11 @@ fn table(status: &Status, paint: Paint) -> String {
     line("public key", &status.public_key);
     let listen: Vec<_> = status.listen.iter().map(ToString::to_string).collect();
     let udp = status.offloads.udp;
-    line("listening", &format!("UDP {}{}", listen.join(", "), on(&[(udp.gso, "GSO"), (udp.gro, "GRO")])));
+    let mut listening = format!("UDP {}{}", listen.join(", "), on(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
+    for (carrier, address) in &status.listen_carriers {
+        let _ = write!(listening, ", {carrier} {address}");
+    }
+    line("listening", &listening);
     let tun = status.offloads.tun;
     let offloads = on(&[
         (tun.csum, "checksum"),

@@ -26,6 +26,9 @@ pub(crate) struct Status {
     pub(crate) degraded: Vec<String>,
     /// Where datagrams are received.
     pub(crate) listen: Vec<SocketAddr>,
+    /// Where the carriers over TCP are called, by carrier.
+    #[serde(default)]
+    pub(crate) listen_carriers: BTreeMap<String, SocketAddr>,
     /// The TUN device; null for a node without one.
     pub(crate) tun: Option<TunStatus>,
     /// What the kernel does for us.

@@ -229,6 +229,16 @@ impl Dialler {
         }
     }
 
+    /// Where carriers other than UDP are called, by carrier.
+    pub(super) fn listening(&self) -> BTreeMap<String, SocketAddr> {
+        let fake_tcp = self.fake_tcp.as_ref().and_then(|fake_tcp| fake_tcp.handle.listen_address());
+        let tcp = self.tcp.as_ref().and_then(TcpHandle::listen_address);
+        [(Carrier::FakeTcp, fake_tcp), (Carrier::Tcp, tcp)]
+            .into_iter()
+            .filter_map(|(carrier, address)| Some((carrier.to_string(), address?)))
+            .collect()
+    }
+
     /// What happened so far, by carrier.
     pub(super) fn counts(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         let mut carriers = BTreeMap::new();

@@ -205,6 +205,7 @@ impl Running {
             name: config.name.clone(),
             started: now,
             listen: vec![listen],
+            listen_carriers: dialler.listening(),
             tun: device.as_ref().zip(config.tun.as_ref()).map(|(device, tun)| TunStatus {
                 name: device.name().into(),
                 mtu,
@@ -389,6 +390,7 @@ mod tests {
             name: "test".into(),
             started: Instant::now(),
             listen: Vec::new(),
+            listen_carriers: std::collections::BTreeMap::new(),
             tun: None,
             workers: Vec::new(),
             inputs: inputs.clone(),
