@@ -46,6 +46,11 @@ const FLOOD_QUESTION_GAP: Duration = Duration::from_millis(60);
 /// The flood on the peer is shorter.
 const FLOOD_PEER_MAX: Duration = Duration::from_secs(15);
 
+/// How long the peer's flood lasts when ours lasts `flood_time`.
+pub(crate) fn flood_time_of_peer(flood_time: Duration) -> Duration {
+    flood_time.min(FLOOD_PEER_MAX)
+}
+
 /// Measures everything.
 pub(crate) fn all(rounds: usize, flood_time: Duration) -> Outcome<Figures> {
     let mut figures = Figures::new();
@@ -61,7 +66,7 @@ pub(crate) fn all(rounds: usize, flood_time: Duration) -> Outcome<Figures> {
     }
     for who in [OURS, PEER] {
         println!("flood on {who}");
-        flooded(&mut figures, who, if who == OURS { flood_time } else { flood_time.min(FLOOD_PEER_MAX) })?;
+        flooded(&mut figures, who, if who == OURS { flood_time } else { flood_time_of_peer(flood_time) })?;
     }
     Ok(figures)
 }

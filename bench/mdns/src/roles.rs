@@ -134,8 +134,11 @@ pub fn browse(who: &str) -> Outcome {
             let beacon = Beacon::builder().host_name("browser").search_only().start().await?;
             let mut found = beacon.browse(TYPE)?;
             while let Ok(Some(event)) = timeout(limit(took), found.next()).await {
-                if let ServiceEvent::Added(service) = event {
+                if let ServiceEvent::Added(service) | ServiceEvent::Changed(service) = event {
                     count(service.instance.to_string(), &mut took);
+                }
+                if begin.elapsed() > FOUND_WITHIN {
+                    break;
                 }
             }
             Ok::<_, Box<dyn Error>>(())

@@ -229,14 +229,13 @@ impl Dialler {
         }
     }
 
-    /// Where carriers other than UDP are called, by carrier.
-    pub(super) fn listening(&self) -> BTreeMap<String, SocketAddr> {
+    /// Where carriers other than UDP are called.
+    pub(super) fn listening(&self) -> impl Iterator<Item = (Carrier, SocketAddr)> {
         let fake_tcp = self.fake_tcp.as_ref().and_then(|fake_tcp| fake_tcp.handle.listen_address());
         let tcp = self.tcp.as_ref().and_then(TcpHandle::listen_address);
         [(Carrier::FakeTcp, fake_tcp), (Carrier::Tcp, tcp)]
             .into_iter()
-            .filter_map(|(carrier, address)| Some((carrier.to_string(), address?)))
-            .collect()
+            .filter_map(|(carrier, address)| Some((carrier, address?)))
     }
 
     /// What happened so far, by carrier.

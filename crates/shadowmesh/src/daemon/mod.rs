@@ -183,7 +183,7 @@ impl Running {
 
         let (links, dialler) = open::bind_links(&config, worker_count)?;
         let (device, ports) = open::create_tun(&config, worker_count, mtu)?;
-        open::announce(&config, links[0].udp(), device.as_ref(), mtu, worker_count);
+        open::announce(&config, links[0].udp(), &dialler, device.as_ref(), mtu, worker_count);
 
         let runtime_error = |what: &str, error: io::Error| Failure::Runtime(format!("{what}: {error}"));
         let listen = links[0]
@@ -205,7 +205,7 @@ impl Running {
             name: config.name.clone(),
             started: now,
             listen: vec![listen],
-            listen_carriers: dialler.listening(),
+            listen_carriers: dialler.listening().map(|(carrier, at)| (carrier.to_string(), at)).collect(),
             tun: device.as_ref().zip(config.tun.as_ref()).map(|(device, tun)| TunStatus {
                 name: device.name().into(),
                 mtu,

@@ -10,8 +10,8 @@ use os::fake_tcp::{FakeTcpHandle, FakeTcpLink};
 use os::tcp::{TcpHandle, TcpLink};
 use os::tun::{TunDevice, TunPort};
 use os::udp::UdpLink;
-use packet::PoolConfig;
 use packet::coalesce::CoalesceLimits;
+use packet::{Carrier, PoolConfig};
 
 use super::carriers::{CarrierLink, Dialler, FakeTcpDialler};
 use super::mtu;
@@ -183,6 +183,7 @@ fn random() -> Result<[u8; 32], Failure> {
 pub(super) fn announce(
     config: &Config,
     link: &UdpLink,
+    dialler: &Dialler,
     device: Option<&TunDevice>,
     mtu: u16,
     workers: usize,
@@ -197,11 +198,9 @@ pub(super) fn announce(
     let listen = link.local_addr().unwrap_or(config.listen);
     let threads = if workers == 1 { "1 worker".into() } else { format!("{workers} workers") };
     info!("listening on UDP {listen}, {threads} ({})", words(&[(udp.gso, "GSO"), (udp.gro, "GRO")]));
-    if let Some(listen) = config.carriers.fake_tcp.as_ref().and_then(|wanted| wanted.listen) {
-        info!("listening on TCP {listen} for crafted segments");
-    }
-    if let Some(listen) = config.carriers.tcp.as_ref().and_then(|wanted| wanted.listen) {
-        info!("listening on TCP {listen} for connections");
+    for (carrier, listen) in dialler.listening() {
+        let what = if carrier == Carrier::Tcp { "connections" } else { "crafted segments" };
+        info!("listening on TCP {listen} for {what}");
     }
     if !link.is_steered() {
         warn!(
