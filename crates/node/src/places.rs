@@ -187,6 +187,11 @@ impl Places {
         Some((places[(tries % count) as usize], tries / count))
     }
 
+    /// Whether the place in use may be dead.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubt.is_some()
+    }
+
     /// What is to be done now; to be asked every 100 ms. `overdue`: the place in use should have answered by now. `in_use`:
     /// somebody would notice a better place.
     pub(crate) fn poll(

@@ -37,6 +37,16 @@ fn decode(decoder: &mut Decoder, datagrams: &[Vec<u8>]) -> Vec<Vec<u8>> {
     out
 }
 
+/// Two ends of the same configuration, of which the second has seen two whole groups of the first.
+fn acquainted(config: FecConfig, data: usize) -> (Encoder, Decoder) {
+    let (mut encoder, mut decoder) = (Encoder::new(config).unwrap(), Decoder::new(config));
+    for at in 0..2 * data {
+        let sent = protect(&mut encoder, config, &datagram(at, 50));
+        decode(&mut decoder, &sent);
+    }
+    (encoder, decoder)
+}
+
 #[test]
 fn headers_are_those_of_kcp_go() {
     let config = FecConfig::fixed(2, 1).unwrap();
@@ -85,7 +95,7 @@ fn parities_are_those_of_the_reference_implementation() {
 fn any_datagrams_of_a_group_suffice() {
     let (data, parity) = (5, 3);
     let config = FecConfig::fixed(data, parity).unwrap();
-    let mut encoder = Encoder::new(config).unwrap();
+    let (mut encoder, _) = acquainted(config, data);
     let payloads: Vec<Vec<u8>> = (0..data).map(|at| datagram(at, 40 + at * 97)).collect();
     let mut sent = Vec::new();
     for payload in &payloads {
@@ -94,7 +104,7 @@ fn any_datagrams_of_a_group_suffice() {
     for lost in 0_u32..1 << (data + parity) {
         let arrived: Vec<Vec<u8>> =
             (0..sent.len()).filter(|at| lost >> at & 1 == 0).map(|at| sent[at].clone()).collect();
-        let mut decoder = Decoder::new(config);
+        let (_, mut decoder) = acquainted(config, data);
         let mut out = decode(&mut decoder, &arrived);
         out.sort();
         if lost.count_ones() as usize <= parity {
@@ -134,7 +144,9 @@ fn a_decoder_learns_the_groups_of_the_other_end() {
 #[test]
 fn nothing_is_made_up_before_the_groups_of_the_other_end_are_known() {
     let theirs = FecConfig::fixed(5, 2).unwrap();
-    for ours in [FecConfig::Off, FecConfig::fixed(7, 2).unwrap(), FecConfig::fixed(10, 3).unwrap()] {
+    let fixed = [(7, 2), (10, 3), (2, 1), (6, 1), (4, 3), (5, 1)];
+    let fixed = fixed.map(|(data, parity)| FecConfig::fixed(data, parity).unwrap());
+    for ours in fixed.into_iter().chain([FecConfig::Off]) {
         let mut encoder = Encoder::new(theirs).unwrap();
         let payloads: Vec<Vec<u8>> = (0..15).map(|at| datagram(at, 100)).collect();
         let sent: Vec<Vec<u8>> =
@@ -156,8 +168,7 @@ fn nothing_is_made_up_before_the_groups_of_the_other_end_are_known() {
 #[test]
 fn reordering_and_duplicates_within_a_few_groups_do_not_matter() {
     let config = FecConfig::fixed(10, 3).unwrap();
-    let mut encoder = Encoder::new(config).unwrap();
-    let mut decoder = Decoder::new(config);
+    let (mut encoder, mut decoder) = acquainted(config, 10);
     let payloads: Vec<Vec<u8>> = (0..1_000).map(|at| datagram(at, 60 + at % 500)).collect();
     let mut sent: Vec<Vec<u8>> = Vec::new();
     for payload in &payloads {
@@ -177,7 +188,7 @@ fn reordering_and_duplicates_within_a_few_groups_do_not_matter() {
 #[test]
 fn sequence_numbers_wrap_around_behind_a_whole_group() {
     let config = FecConfig::fixed(10, 3).unwrap();
-    let mut decoder = Decoder::new(config);
+    let (_, mut decoder) = acquainted(config, 10);
     // The largest multiple of the group's size: no group is cut in two.
     let wrap = u32::MAX / 13 * 13;
     let numbered = |number: u32, payload: &[u8]| {

@@ -370,6 +370,45 @@ fn more_silent_readers_than_there_is_memory_for_are_cut_off_and_nobody_waits_for
 }
 
 #[test]
+fn a_window_that_shrinks_stops_no_stream_whose_reader_keeps_up() {
+    let mut pair = Pair::new(&sharing(64 << 20));
+    let id = pair.stream();
+    carry(&mut pair, id, &pattern(20 << 20, 1));
+    pair.server.set_memory(256 << 10, usize::MAX);
+    carry(&mut pair, id, &pattern(20 << 20, 2));
+}
+
+/// The other end's FIN, which comes later, was once taken for its second: what it still read was discarded, and the part looked
+/// like the whole.
+#[test]
+fn a_stream_cut_off_for_want_of_memory_still_brings_what_was_written_the_other_way() {
+    let mut pair = Pair::new(&sharing(2 << 20));
+    let victim = pair.stream();
+    let others: Vec<StreamId> = (0..100).map(|_| another(&mut pair)).collect();
+    pair.client.write(victim, &pattern(60 << 10, 1)).unwrap();
+    pair.exchange();
+    for other in others {
+        if pair.server.stats().streams_cut_off == 0 {
+            stuff(&mut pair, other);
+        }
+    }
+    assert_eq!(pair.server.read(victim, &mut [0; 100]), Err(ReadError::CutOff));
+    let reply = pattern(200 << 10, 2);
+    assert_eq!(pair.server.write(victim, &reply).unwrap(), reply.len());
+    pair.server.finish(victim, pair.now);
+    pair.exchange();
+    pair.client.finish(victim, pair.now);
+    let mut got = Vec::new();
+    for _ in 0..100 {
+        pair.exchange();
+        got.extend(read_all(&mut pair.client, victim));
+    }
+    assert!(got == reply, "{} of {} bytes", got.len(), reply.len());
+    assert_eq!(pair.client.read(victim, &mut [0; 100]), Ok(0), "and that was all");
+    assert_eq!(pair.server.read(victim, &mut [0; 100]), Err(ReadError::CutOff), "the reader learns it still");
+}
+
+#[test]
 fn what_waits_to_be_sent_is_bounded_for_all_streams_together() {
     let limit = 4 << 20;
     let mut pair = Pair::new(&SmuxConfig { send_bytes_max: limit, ..config(2) });

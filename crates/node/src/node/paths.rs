@@ -112,7 +112,8 @@ impl Node {
                 self.probe(now, peer, Purpose::Path { confirms: None });
             }
             Step::Try(places) => {
-                if overdue {
+                if p.places.is_doubted() {
+                    // It may be the one that lives: what was asked of it before may be too old to be answered.
                     self.probe(now, peer, Purpose::Path { confirms: None });
                 }
                 for place in places {

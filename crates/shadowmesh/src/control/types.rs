@@ -47,6 +47,7 @@ pub(crate) struct Status {
     /// Streams, and the proxies on them; null for a node that runs none.
     pub(crate) streams: Option<StreamsStatus>,
     /// Peers on the local network.
+    #[serde(default)]
     pub(crate) discovery: DiscoveryStatus,
 }
 

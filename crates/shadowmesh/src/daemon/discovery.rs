@@ -8,6 +8,7 @@ use beacon::Interfaces;
 use handshake::PeerKeys;
 use log::{info, warn};
 use node::{PeerId, PeerStatus};
+use packet::Carrier;
 use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -61,6 +62,10 @@ pub(super) fn plan(
     }
     let identity = config.identity();
     let acquaintance = |(id, peer): (usize, &crate::config::Peer)| {
+        // What is found is reached by UDP, which not every peer may be.
+        if !peer.ways.iter().any(|way| way.carrier == Carrier::Udp) {
+            return None;
+        }
         let preshared_key = peer.preshared_key.clone().unwrap_or_default();
         // The configuration was checked, so there is a secret to agree on with each.
         let keys = PeerKeys::new(&identity, peer.public_key, preshared_key, peer.protocol).ok()?;

@@ -502,11 +502,14 @@ impl Inner {
                     self.set_timer(id, at);
                 }
                 Sent::Unreachable => {
-                    // What is due cannot be done: it is looked at again now and then, or when there is a session.
+                    // What is due cannot be done: it is looked at again now and then, or when there is a session. Where nothing
+                    // is due nobody wants the peer, and it is left alone.
                     if !self.unreachable.contains(&id) {
                         self.unreachable.push(id);
                     }
-                    self.set_timer(id, Some(now + ASK_AGAIN));
+                    let association = self.peers[id.0 as usize].association.as_ref();
+                    let due = association.is_some_and(|association| association.poll_timeout().is_some());
+                    self.set_timer(id, due.then(|| now + ASK_AGAIN));
                 }
                 Sent::Blocked => {
                     // The rest when there is room again.

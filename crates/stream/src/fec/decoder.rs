@@ -12,6 +12,10 @@ use super::{
 /// Groups that are kept: the newest, whole or not.
 const GROUPS_MAX: usize = 8;
 
+/// So many groups' worth of datagrams that are where groups of the size in use have them, and none that is not, tell that it is the
+/// other end's, however they are out of order.
+const GROUPS_FITTING: usize = 8;
+
 /// A group that is older by more than this is not a late one: numbers have begun again.
 const OLDER_MAX: u32 = 4096;
 
@@ -65,7 +69,8 @@ struct Place {
     group: u32,
     adaptive: bool,
     parity: bool,
-    index: usize,
+    /// Unknown where groups are of a size that is not known.
+    index: Option<usize>,
     /// Adaptive parities know how many data shards their group has.
     data_total: Option<usize>,
 }
@@ -75,10 +80,15 @@ struct Place {
 pub struct Decoder {
     /// Data and parity shards of a group as kcp-go makes them.
     fixed: (usize, usize),
-    /// Those are the other end's: so it was configured, or seen, and nothing since has contradicted it. What is computed in
-    /// groups of any other size is not what was sent, and yet looks like it: a header that all datagrams have in common comes
-    /// out as it is.
+    /// Those are the other end's: it was seen, and nothing since has contradicted it. What is computed in groups of any other
+    /// size is not what was sent, and yet looks like it: a header that all datagrams have in common comes out as it is.
     fixed_known: bool,
+    /// The last number, if it was where groups of this size have it.
+    last_fitting: Option<u32>,
+    /// Whether data was seen to end, and parities to end, just where they do in groups of this size.
+    edges: (bool, bool),
+    /// Datagrams that were where groups of this size have them since the last one that was not.
+    fitting: usize,
     fixed_code: Code,
     adaptive_code: Code,
     tuner: Tuner,
@@ -99,7 +109,10 @@ impl Decoder {
         };
         Self {
             fixed: (data, parity),
-            fixed_known: matches!(config, FecConfig::Fixed { .. }),
+            fixed_known: false,
+            last_fitting: None,
+            edges: (false, false),
+            fitting: 0,
             fixed_code: Code::vandermonde(data, parity),
             adaptive_code: Code::cauchy(ADAPTIVE_DATA_MAX, ADAPTIVE_PARITY_MAX),
             tuner: Tuner::default(),
@@ -168,24 +181,30 @@ impl Decoder {
                 self.tune(number, parity);
                 let (data, parities) = self.fixed;
                 let at = number as usize % (data + parities);
-                self.fixed_known &= parity == (at >= data);
-                let index = match self.fixed_known {
-                    true if parity => at - data,
-                    true => at,
-                    false => usize::MAX,
-                };
+                self.compare(number, at, parity);
+                let index = self.fixed_known.then(|| if parity { at - data } else { at });
                 let group = number / (data + parities) as u32;
                 Ok(Place { group, adaptive: false, parity, index, data_total: None })
             }
-            TYPE_ADAPTIVE_DATA if index < ADAPTIVE_DATA_MAX => {
-                Ok(Place { group: number, adaptive: true, parity: false, index, data_total: None })
-            }
+            TYPE_ADAPTIVE_DATA if index < ADAPTIVE_DATA_MAX => Ok(Place {
+                group: number,
+                adaptive: true,
+                parity: false,
+                index: Some(index),
+                data_total: None,
+            }),
             TYPE_ADAPTIVE_PARITY if index < ADAPTIVE_PARITY_MAX => {
                 let data = usize::from(*datagram.get(6).ok_or(FecError::Truncated)?);
                 if data == 0 || data > ADAPTIVE_DATA_MAX {
                     return Err(FecError::OutOfRange);
                 }
-                Ok(Place { group: number, adaptive: true, parity: true, index, data_total: Some(data) })
+                Ok(Place {
+                    group: number,
+                    adaptive: true,
+                    parity: true,
+                    index: Some(index),
+                    data_total: Some(data),
+                })
             }
             _ => Err(FecError::OutOfRange),
         }
@@ -205,15 +224,31 @@ impl Decoder {
         }
     }
 
+    /// Compares a datagram, at place `at` of its group, with what it would be if groups were of the size in use.
+    fn compare(&mut self, number: u32, at: usize, parity: bool) {
+        let (data, parities) = self.fixed;
+        if parity != (at >= data) {
+            (self.fixed_known, self.last_fitting, self.edges, self.fitting) =
+                (false, None, (false, false), 0);
+            return;
+        }
+        let follows = self.last_fitting.replace(number) == Some(number.wrapping_sub(1));
+        self.edges.0 |= follows && at == data;
+        self.edges.1 |= follows && at == 0;
+        self.fitting = self.fitting.saturating_add(1);
+        self.fixed_known |= self.edges == (true, true) || self.fitting >= GROUPS_FITTING * (data + parities);
+    }
+
     /// Keeps a shard, and computes the missing ones of its group when it was the one that made it possible.
     fn store(&mut self, place: &Place, coded: &[u8]) {
+        let Some(index) = place.index else { return };
         let Some(at) = self.group(place) else { return };
         let group = &mut self.groups[at];
         if group.done {
             return;
         }
         let shards = if place.parity { &mut group.parities } else { &mut group.data };
-        let Some(shard) = shards.get_mut(place.index).filter(|shard| shard.is_empty()) else { return };
+        let Some(shard) = shards.get_mut(index).filter(|shard| shard.is_empty()) else { return };
         if shard.capacity() == 0 {
             *shard = self.spare.pop().unwrap_or_default();
             shard.clear();

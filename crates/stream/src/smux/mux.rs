@@ -257,7 +257,7 @@ impl Smux {
     fn handle_payload(&mut self, id: u32, bytes: &[u8], now: Instant) -> Result<usize, SmuxError> {
         let stream =
             self.by_id.get(&id).and_then(|slot| self.streams[*slot].as_mut().map(|stream| (*slot, stream)));
-        let Some((slot, stream)) = stream.filter(|(_, stream)| !stream.closed && !stream.received_fin) else {
+        let Some((slot, stream)) = stream.filter(|(_, stream)| stream.takes_payload()) else {
             self.stats.bytes_discarded += bytes.len() as u64;
             return Ok(bytes.len());
         };
@@ -292,7 +292,7 @@ impl Smux {
         if let Some((_, victim)) = holders.min() {
             self.cut_off(victim);
         }
-        let Some(stream) = self.streams[slot].as_mut().filter(|stream| !stream.received_fin) else {
+        let Some(stream) = self.streams[slot].as_mut().filter(|stream| stream.takes_payload()) else {
             self.stats.bytes_discarded += bytes.len() as u64;
             return bytes.len();
         };
@@ -303,15 +303,14 @@ impl Smux {
         bytes.len()
     }
 
-    /// As if the other end had cut a stream off: who reads it learns of that and closes, which stops the other end.
+    /// As if the other end had cut a stream off: who reads it learns of that and closes, which stops the other end. What we send
+    /// is not concerned, nor is the other end's FIN, which is still to come.
     fn cut_off(&mut self, slot: usize) {
         let Some(stream) = self.streams[slot].as_mut() else { return };
         self.stats.streams_cut_off += 1;
         self.stats.bytes_discarded += stream.receive.len() as u64;
         self.reserved -= std::mem::take(&mut stream.reserved);
-        stream.received_fin = true;
         stream.cut_off = true;
-        stream.stop_pending = self.half_closes;
         stream.update_pending = false;
         stream.receive.clear(&mut self.receive_chunks);
         self.tell(slot, Changes { readable: true, ..Changes::default() });
@@ -338,8 +337,8 @@ impl Smux {
     pub fn peek<'a>(&'a self, id: StreamId, slices: &mut [IoSlice<'a>]) -> Result<usize, ReadError> {
         let stream = self.get(id).ok_or(ReadError::UnknownStream)?;
         match stream.receive.slices(slices) {
-            0 if !stream.received_fin => Err(ReadError::Blocked),
             0 if stream.cut_off => Err(ReadError::CutOff),
+            0 if !stream.received_fin => Err(ReadError::Blocked),
             filled => Ok(filled),
         }
     }
@@ -354,11 +353,10 @@ impl Smux {
         stream.last_read = self.reads;
         stream.consumed = stream.consumed.wrapping_add(count as u32);
         let untold = stream.consumed.wrapping_sub(stream.consumed_told);
-        // The first one widens the window from the initial guess.
-        // A quarter of the window that the other end knows of, which may be far less than the largest.
-        let window = stream.granted.wrapping_sub(stream.consumed_told);
-        let due = untold >= window / 4 || stream.consumed_told == 0;
-        if self.config.version >= 2 && untold > 0 && due && !stream.received_fin && !stream.closed {
+        // A quarter of the window that the other end goes by: it may have shrunk to far less than was granted before. The first
+        // one widens it from the initial guess.
+        let due = untold >= stream.window_told / 4 || stream.consumed_told == 0;
+        if self.config.version >= 2 && untold > 0 && due && stream.takes_payload() {
             stream.update_pending = true;
             self.schedule(slot);
         }
@@ -452,7 +450,7 @@ impl Smux {
         if !stream.closed {
             stream.closed = true;
             self.reserved -= std::mem::take(&mut stream.reserved);
-            stream.stop_pending |= self.half_closes && !stream.received_fin;
+            stream.stop_pending = self.half_closes && !stream.received_fin;
             stream.update_pending = false;
             stream.receive.clear(&mut self.receive_chunks);
         }

@@ -109,6 +109,7 @@ impl Smux {
             stream.update_pending = !out.update(id, Update { consumed: stream.consumed, window });
             if !stream.update_pending {
                 stream.consumed_told = stream.consumed;
+                stream.window_told = window;
                 stream.reserved = window.saturating_sub(first_window) as usize;
                 self.reserved = self.reserved - reserved + stream.reserved;
                 let edge = stream.consumed.wrapping_add(window);

@@ -32,7 +32,7 @@ pub(super) struct Stream {
     pub(super) send_state: SendState,
     /// The other end sends no more.
     pub(super) received_fin: bool,
-    /// It has cut the stream off.
+    /// It has cut the stream off, or we have: no payload is taken any more.
     pub(super) cut_off: bool,
     /// We have: the FIN says so.
     pub(super) aborted: bool,
@@ -64,6 +64,8 @@ pub(super) struct Stream {
     pub(super) consumed: u32,
     /// `consumed` in the last UPD.
     pub(super) consumed_told: u32,
+    /// The window in the last UPD.
+    pub(super) window_told: u32,
     /// The highest `received` ever granted: an honest sender stays at or below it.
     pub(super) granted: u32,
     /// Of the last window, what is more than the first one: that much of the memory is set aside.
@@ -98,6 +100,7 @@ impl Stream {
             received: 0,
             consumed: 0,
             consumed_told: 0,
+            window_told: first_window,
             granted: first_window,
             reserved: 0,
             last_read: 0,
@@ -107,6 +110,11 @@ impl Stream {
     /// Bytes that version 2 lets us send now.
     pub(super) fn send_window(&self) -> usize {
         self.peer_window.saturating_sub(self.sent.wrapping_sub(self.peer_consumed)) as usize
+    }
+
+    /// Whether what arrives is for the application.
+    pub(super) fn takes_payload(&self) -> bool {
+        !self.closed && !self.received_fin && !self.cut_off
     }
 
     /// Nothing is left to do for it on this end.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::net::lookup_host;
@@ -19,17 +19,18 @@ const LOOKUPS_MAX: usize = 64;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long addresses are remembered. The resolver does not tell their TTL; a minute is less than most have.
 const KNOWN_FOR: Duration = Duration::from_mins(1);
-/// The same of a name that has none.
+/// The same of a name that has none, or whose look-up failed.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// Names remembered.
 const NAMES_MAX: usize = 1_024;
 /// Addresses remembered of each.
 const ADDRESSES_MAX: usize = 16;
 
-/// What a name was found to be, and until when that holds. No addresses: there is no such name.
+/// What a name was found to be, and until when that holds. No addresses: there is no such name, as far as is known.
 #[derive(Debug)]
 struct Known {
-    addresses: Box<[IpAddr]>,
+    /// With their scope, where they have one, and any port.
+    addresses: Box<[SocketAddr]>,
     until: Instant,
 }
 
@@ -75,12 +76,19 @@ impl Names {
     fn recall(&self, host: &str, port: u16, now: Instant) -> Option<Result<Vec<SocketAddr>, Refusal>> {
         let known = self.known.borrow();
         let known = known.get(host).filter(|known| now < known.until)?;
-        let addresses = known.addresses.iter().map(|&address| SocketAddr::new(address, port));
+        let addresses = known.addresses.iter().map(|&(mut address)| {
+            address.set_port(port);
+            address
+        });
         Some(if known.addresses.is_empty() { Err(Refusal::NameNotFound) } else { Ok(addresses.collect()) })
     }
 
     fn remember(&self, host: &str, addresses: &[SocketAddr], now: Instant) {
         let mut known = self.known.borrow_mut();
+        if addresses.is_empty() && known.get(host).is_some_and(|known| now < known.until) {
+            // One of several look-ups has failed: that makes what another one has found no worse.
+            return;
+        }
         if known.len() >= NAMES_MAX && !known.contains_key(host) {
             known.retain(|_, known| now < known.until);
             if known.len() >= NAMES_MAX {
@@ -90,7 +98,7 @@ impl Names {
             }
         }
         let until = now + if addresses.is_empty() { UNKNOWN_FOR } else { KNOWN_FOR };
-        let addresses = addresses.iter().take(ADDRESSES_MAX).map(SocketAddr::ip).collect();
+        let addresses = addresses.iter().take(ADDRESSES_MAX).copied().collect();
         known.insert(host.into(), Known { addresses, until });
     }
 }
@@ -110,6 +118,15 @@ mod tests {
         let found = names.recall("a.invalid", 443, start + Duration::from_secs(59)).unwrap().unwrap();
         assert_eq!(found, ["192.0.2.1:443".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap()]);
         assert!(names.recall("a.invalid", 443, start + Duration::from_mins(1)).is_none());
+    }
+
+    #[test]
+    fn a_scope_is_remembered_and_a_look_up_that_fails_meanwhile_changes_nothing() {
+        let (names, start) = (Names::new(), Instant::now());
+        names.remember("c.invalid", &["[fe80::1%3]:80".parse().unwrap()], start);
+        names.remember("c.invalid", &[], start);
+        let found = names.recall("c.invalid", 443, start).unwrap().unwrap();
+        assert_eq!(found, ["[fe80::1%3]:443".parse().unwrap()]);
     }
 
     #[test]
