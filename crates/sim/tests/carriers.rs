@@ -86,6 +86,25 @@ fn one_direction_blocked_is_enough_to_move() {
     }
 }
 
+/// Only the other places were asked in the end, so one of them was used although the better one lived as well.
+#[test]
+fn an_idle_peer_is_where_it_was_after_an_outage_of_everything() {
+    for seed in 0..5 {
+        let (mut world, left, right) = caller_and_listener(seed, &[Udp, FakeTcp]);
+        steady(&mut world, left, right, 2);
+        world.run_for(10 * SECOND);
+        block(&mut world, &[Udp, FakeTcp]);
+        // Nobody sends anything but this, so it is not a new handshake that finds the peer again.
+        assert_eq!(world.ping(left, right, SECOND), None);
+        world.run_for(11 * SECOND);
+        world.clear_filter();
+        world.run_for(20 * SECOND);
+        assert_eq!(carrier(&mut world, left, right), "udp");
+        assert_eq!(moves(&world, left), 0);
+        world.settle();
+    }
+}
+
 #[test]
 fn a_node_that_starts_where_udp_is_blocked_is_connected_within_two_seconds() {
     let (mut world, left, right) = caller_and_listener(1, &[Udp, FakeTcp]);
