@@ -336,8 +336,11 @@ fn no_reset_and_no_stranger_segment_leaves_a_silenced_port() {
     };
     let pair = Pair::with(FAKE_TCP, |_, hosts| {
         for host in hosts {
-            let rules = "add table ip watch; add chain ip watch out { type filter hook output priority 0; }; \
-                         add rule ip watch out tcp flags & rst == rst counter";
+            // On the wire: what goes into the tunnel is of connections that the kernel may reset.
+            let rules = format!(
+                "add table ip watch; add chain ip watch out {{ type filter hook output priority 0; }}; \
+                 add rule ip watch out oifname {WIRE} tcp flags & rst == rst counter"
+            );
             output(host.netns.command("nft").arg(rules));
         }
     });

@@ -136,6 +136,8 @@ fn setup(own: u64, begin: Instant) -> Setup {
 struct Edition {
     hosts: BTreeSet<String>,
     tags: BTreeSet<Vec<u8>>,
+    /// It said goodbye (RFC 6762 §10.1).
+    ended: bool,
 }
 
 /// All advertisements in a capture, by the name of their instance.
@@ -153,7 +155,9 @@ fn editions(packets: &[Vec<u8>]) -> BTreeMap<String, Edition> {
                     editions.entry(name()).or_default().tags.extend(tags);
                 }
                 RData::Srv(srv) => {
-                    editions.entry(name()).or_default().hosts.insert(srv.target.to_string());
+                    let edition = editions.entry(name()).or_default();
+                    edition.hosts.insert(srv.target.to_string());
+                    edition.ended |= record.ttl == 0;
                 }
                 _ => {}
             }
@@ -214,8 +218,13 @@ pub(crate) fn two_days_have_nothing_in_common_and_no_key_is_told() {
     assert!(begin.elapsed() < BEFORE_MIDNIGHT, "the machine is too busy for this test");
     let yesterday: BTreeSet<String> = editions(&capture.packets()).into_keys().collect();
     published(4);
-    let over = BEFORE_MIDNIGHT + OVERLAP + Duration::from_secs(3);
-    wait_for("the overlap is over", SOON, || (begin.elapsed() > over).then_some(()));
+    let ended = || {
+        let editions = editions(&capture.packets()).into_iter();
+        editions.filter(|(_, edition)| edition.ended).map(|(name, _)| name).collect::<BTreeSet<String>>()
+    };
+    wait_for("the overlap is over", OVERLAP + SOON, || (ended().len() >= 2).then_some(()));
+    assert!(begin.elapsed() > BEFORE_MIDNIGHT + OVERLAP, "it is over too soon");
+    assert_eq!(ended(), yesterday);
 
     // Nobody was lost at midnight.
     for (_, _, changes) in &mut running {

@@ -508,8 +508,9 @@ impl Smux {
             self.next_nop = now + keepalive_interval;
             self.nop_pending = true;
         }
-        // While there is no room nothing is taken from the transport, and its silence says nothing.
-        let full = self.receive_chunks.held() >= self.config.receive_bytes_max;
+        // While there is no room nothing is taken from the transport, if it is to wait, and its silence says nothing.
+        let full = self.config.when_full == WhenFull::Wait
+            && self.receive_chunks.held() >= self.config.receive_bytes_max;
         if !keepalive_timeout.is_zero() && !self.dead && now >= self.last_received + keepalive_timeout {
             self.dead = !full;
             self.last_received = if full { now } else { self.last_received };
