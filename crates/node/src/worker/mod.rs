@@ -12,13 +12,13 @@
 //! once a train.
 
 mod egress;
+mod events;
 mod inbound;
 mod narrow;
 mod outbound;
 mod parts;
 mod streams;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,11 +28,12 @@ use packet::coalesce::CoalesceLimits;
 use packet::{Endpoint, Link, Pool, Tun};
 
 use self::egress::Egress;
+use self::events::Events;
 use self::inbound::Inbound;
 use self::outbound::{Exit, Outbound};
 pub use self::streams::StreamBatch;
 use crate::config::PeerId;
-use crate::drops::{DropReason, Drops};
+use crate::drops::Drops;
 use crate::event::Event;
 use crate::table::{Published, Table};
 
@@ -78,22 +79,6 @@ pub struct Worker {
     inbound: Inbound,
 }
 
-/// Bounded: what is lost is counted, or asked for again.
-#[derive(Debug)]
-struct Events(VecDeque<Event>);
-
-const EVENTS_MAX: usize = 256;
-
-impl Events {
-    fn push(&mut self, drops: &Drops, event: Event) {
-        if self.0.len() < EVENTS_MAX {
-            self.0.push_back(event);
-        } else if matches!(event, Event::Handshake { .. }) {
-            drops.add(DropReason::HandshakeBacklog, 1);
-        }
-    }
-}
-
 /// What every part of a step needs.
 struct Context<'a> {
     now: Instant,
@@ -131,7 +116,7 @@ impl Worker {
             published: setup.published,
             seen_generation,
             table,
-            events: Events(VecDeque::with_capacity(EVENTS_MAX)),
+            events: Events::new(),
         }
     }
 
@@ -196,7 +181,7 @@ impl Worker {
 
     /// The next thing the node must know.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.0.pop_front()
+        self.events.poll()
     }
 
     /// The next datagrams for whoever runs the streams. What is not fetched after each step is dropped when it becomes too
