@@ -64,6 +64,29 @@ impl GuardKey {
     }
 }
 
+impl GuardKey {
+    /// A sequence number to open a flow with: half noise, and half a MAC of it that shows a listener, at the cost of one hash, that
+    /// the caller knows its key. To everybody else the number is as random as that of any connection. NATs change addresses and
+    /// ports, so it says nothing of them, and one that was seen can be sent again: it is a claim to be answered before strangers,
+    /// within a limit, and no more.
+    pub(crate) fn opening_number(&self, noise: u32) -> u32 {
+        noise & !0xffff | u32::from(self.opening_mac(noise))
+    }
+
+    /// Whether a flow is opened with a number of this key's.
+    pub(crate) fn is_opening_number(&self, number: u32) -> bool {
+        self.opening_mac(number) == number as u16
+    }
+
+    fn opening_mac(&self, noise: u32) -> u16 {
+        let mut state = Blake2sMac::<U16>::new_from_slice(&self.0).expect("BLAKE2s takes keys of 32 bytes");
+        state.update(b"shadowmesh opening");
+        state.update(&(noise >> 16).to_le_bytes());
+        let mac = state.finalize_fixed();
+        u16::from_le_bytes([mac[0], mac[1]])
+    }
+}
+
 impl From<[u8; 32]> for GuardKey {
     fn from(key: [u8; 32]) -> Self {
         Self(key)

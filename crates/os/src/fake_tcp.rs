@@ -169,6 +169,8 @@ pub fn bind(config: FakeTcpConfig) -> Result<(Vec<FakeTcpLink>, FakeTcpHandle), 
     if let Some(first) = links.first_mut() {
         first.keep(Keeper::new(Watch::open_with_neighbours()?, now));
     }
+    // Only now that changes are watched for: none is missed.
+    common.read_own_addresses();
     Ok((links, FakeTcpHandle(common)))
 }
 
@@ -211,6 +213,11 @@ impl FakeTcpHandle {
         if let Some(fin) = self.0.engine.hang_up(remote, Instant::now()) {
             self.0.send_control(&fin);
         }
+    }
+
+    /// A session was proved on the flow to or from `remote`.
+    pub fn validate(&self, remote: SocketAddr) {
+        self.0.engine.validate(remote);
     }
 
     /// Whether there is an open flow to or from `remote`.
@@ -269,6 +276,21 @@ impl Common {
 
     fn reach(&self, remote: IpAddr) -> io::Result<Reach> {
         reach(&mut self.netlink.lock().unwrap_or_else(PoisonError::into_inner), remote)
+    }
+
+    /// Tells the engine on which addresses calls are taken: a packet socket sees what this machine forwards, too, and the ports of
+    /// addresses that other programs listen on.
+    fn read_own_addresses(&self) {
+        let Some(listen) = &self.listen else { return };
+        if !listen.address.ip().is_unspecified() {
+            self.engine.set_own_addresses([listen.address.ip()]);
+            return;
+        }
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be read now stays as it was.
+        if let Ok(addresses) = netlink.addresses() {
+            self.engine.set_own_addresses(addresses.iter().map(|address| address.net.addr()));
+        }
     }
 
     /// Finds the way of a flow again, and its source address if we dialled it.

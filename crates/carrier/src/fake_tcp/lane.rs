@@ -1,8 +1,8 @@
 //! The packet path of one lane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -30,6 +30,8 @@ pub struct Lane<P> {
 struct Notes<P> {
     seen_generation: u64,
     listen_guard: Arc<Guard>,
+    /// On which addresses calls are taken; on all while that is not known.
+    own: Option<Arc<BTreeSet<IpAddr>>>,
     open: BTreeMap<SocketAddr, Noted<P>>,
     /// Flows from which something was received, with nothing sent since, as far as this lane knows.
     unacknowledged: Vec<SocketAddr>,
@@ -104,11 +106,26 @@ impl<P: Copy + Eq> Notes<P> {
             self.seen_generation = generation;
             self.open.clear();
             self.unacknowledged.clear();
+            self.own = shared.own_addresses();
             let window = shared.window();
             if self.listen_guard.number() != window {
                 self.listen_guard = Arc::new(Guard::new(&shared.listen_key, window));
             }
         }
+    }
+
+    /// Whether a segment of no flow is a call, and ours to take. What is not is counted.
+    fn is_called(&self, shared: &Shared<P>, to: SocketAddr) -> bool {
+        let ours = |own: &BTreeSet<IpAddr>| to.ip().is_loopback() || own.contains(&to.ip());
+        if to.port() != shared.config.listen_port {
+            add(&shared.counters.strangers, 1);
+            return false;
+        }
+        let called = self.own.as_deref().is_none_or(ours);
+        if !called {
+            add(&shared.counters.elsewhere, 1);
+        }
+        called
     }
 
     /// The flow with that other end, if it is open; noted from now on.
@@ -159,6 +176,7 @@ impl<P: Copy + Eq> Lane<P> {
         let notes = Notes {
             seen_generation: 0,
             listen_guard,
+            own: None,
             open: BTreeMap::new(),
             unacknowledged: Vec::new(),
             acknowledge_at: None,
@@ -186,13 +204,12 @@ impl<P: Copy + Eq> Lane<P> {
         let known = notes.flow(shared, segment.from).is_some();
         let (guard, direction) = match notes.open.get(&segment.from) {
             Some(noted) if noted.flow.local == segment.to => (&noted.guard, noted.flow.role.incoming()),
-            None if segment.to.port() == shared.config.listen_port => {
-                (&notes.listen_guard, Direction::ToListener)
-            }
-            _ => {
+            Some(_) => {
                 add(&shared.counters.strangers, 1);
                 return Verdict::Nothing;
             }
+            None if notes.is_called(shared, segment.to) => (&notes.listen_guard, Direction::ToListener),
+            None => return Verdict::Nothing,
         };
         let valid = guard.unmask(direction, payload, segment_size);
         if valid < datagrams {
@@ -225,12 +242,11 @@ impl<P: Copy + Eq> Lane<P> {
                 None => add(&counters.strangers, 1),
             }
         } else if flags.has(Flags::SYN) {
-            if segment.to.port() == shared.config.listen_port
+            if notes.is_called(shared, segment.to)
                 && let Some(control) = shared.syn_ack(segment, now_ms)
             {
                 return Verdict::Reply(control);
             }
-            add(&counters.strangers, 1);
         } else if flags.has(Flags::FIN) {
             add(&counters.fins_ignored, 1);
         } else if let Some(noted) =

@@ -1,7 +1,7 @@
 //! What all lanes share: the flows, the secret of the sequence numbers, timers. Everything here is off the packet path.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,8 +25,13 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE_TICK: Duration = Duration::from_secs(10);
 /// For so many seconds, and as many again, a SYN-ACK's number proves a handshake.
 const ISN_SLOT_SECONDS: u64 = 64;
-/// A full table gives the room of a flow that was silent for this long.
+/// A full table gives the room of a validated flow that was silent for this long.
 const EVICT_AFTER: Duration = Duration::from_mins(1);
+/// Flows from one source, an IPv4 address or an IPv6 /64, that no session has been proved on.
+pub(super) const UNVALIDATED_PER_SOURCE_MAX: usize = 64;
+/// SYNs answered a second: of callers that show our key, and of strangers, who are answered at all because every listener does.
+const CALLERS_PER_SECOND: u32 = 2_000;
+const STRANGERS_PER_SECOND: u32 = 100;
 
 /// The engine. Clones are handles on the same one.
 #[derive(Debug)]
@@ -50,7 +55,40 @@ pub(super) struct Shared<P> {
     /// When timers are due.
     due_ms: AtomicU64,
     pub(super) counters: Counters,
+    syns: Mutex<Syns>,
+    /// The addresses of this machine on which calls are taken; `None` before anybody has told.
+    own: Mutex<Option<Arc<BTreeSet<IpAddr>>>>,
     table: Mutex<Table<P>>,
+}
+
+/// How many more SYNs are answered.
+#[derive(Debug)]
+struct Syns {
+    callers: Allowance,
+    strangers: Allowance,
+}
+
+/// So many a second, and at most those of one second at once.
+#[derive(Debug)]
+struct Allowance {
+    per_second: u32,
+    thousandths: u64,
+    at_ms: u64,
+}
+
+impl Allowance {
+    fn new(per_second: u32) -> Self {
+        Self { per_second, thousandths: u64::from(per_second) * 1_000, at_ms: 0 }
+    }
+
+    fn take(&mut self, now_ms: u64) -> bool {
+        let gained = now_ms.saturating_sub(self.at_ms).min(1_000) * u64::from(self.per_second);
+        self.at_ms = self.at_ms.max(now_ms);
+        self.thousandths = (self.thousandths + gained).min(u64::from(self.per_second) * 1_000);
+        let left = self.thousandths.checked_sub(1_000);
+        self.thousandths = left.unwrap_or(self.thousandths);
+        left.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +104,8 @@ struct Entry<P> {
     flow: Arc<Flow>,
     path: Option<P>,
     opening: Option<Opening>,
+    /// A session was proved on it.
+    validated: bool,
     /// The largest segment that we take.
     mss: u16,
 }
@@ -115,6 +155,11 @@ impl<P: Copy + Eq> FakeTcp<P> {
             window: AtomicU64::new(window_number(unix_time)),
             due_ms: AtomicU64::new(IDLE_TICK.as_millis() as u64),
             counters: Counters::default(),
+            syns: Mutex::new(Syns {
+                callers: Allowance::new(CALLERS_PER_SECOND),
+                strangers: Allowance::new(STRANGERS_PER_SECOND),
+            }),
+            own: Mutex::new(None),
             table: Mutex::new(Table { entries: BTreeMap::new(), dials: 0 }),
         }))
     }
@@ -151,7 +196,7 @@ impl<P: Copy + Eq> FakeTcp<P> {
         }
         table.dials += 1;
         let ends = (local, remote);
-        let next = self.0.hash(b"dial", ends, table.dials) as u32;
+        let next = key.opening_number(self.0.hash(b"dial", ends, table.dials) as u32);
         let numbers = Numbers { next, expected: 0, echo: 0, timestamp_offset: self.0.timestamp_offset(ends) };
         let flow = Arc::new(Flow::new(ends, Role::Dialled, Arc::new(key), numbers, now_ms));
         let opening = Some(Opening {
@@ -161,7 +206,7 @@ impl<P: Copy + Eq> FakeTcp<P> {
             answered: false,
             held: Vec::new(),
         });
-        table.entries.insert(remote, Entry { flow, path: path.into(), opening, mss });
+        table.entries.insert(remote, Entry { flow, path: path.into(), opening, validated: false, mss });
         self.0.due_ms.fetch_min(now_ms, Relaxed);
         self.0.forget();
     }
@@ -187,6 +232,24 @@ impl<P: Copy + Eq> FakeTcp<P> {
         self.0.forget();
         let header = entry.flow.fin(self.0.ms(now));
         entry.opening.is_none().then_some(Control { header, path: entry.path })
+    }
+
+    /// Tells on which addresses calls are taken: those of this machine, or the one that is listened on. A segment for any other address
+    /// is one that the machine forwards, or of another program, and is left alone.
+    pub fn set_own_addresses(&self, own: impl IntoIterator<Item = IpAddr>) {
+        let own: BTreeSet<IpAddr> = own.into_iter().collect();
+        let mut known = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(&own) {
+            *known = Some(Arc::new(own));
+            self.0.forget();
+        }
+    }
+
+    /// A session was proved on a flow: it makes room for others only when it is silent and there is nobody else to.
+    pub fn validate(&self, remote: SocketAddr) {
+        if let Some(entry) = self.0.table().entries.get_mut(&remote) {
+            entry.validated = true;
+        }
     }
 
     /// Notes the way to the other end of a flow.
@@ -282,7 +345,8 @@ impl<P: Copy + Eq> Shared<P> {
             if unanswered != 0 && now_ms.saturating_sub(unanswered) >= SILENCE.as_millis() as u64 {
                 // Whatever kept the flow alive on the way has forgotten it. New numbers, as a new connection has.
                 *dials += 1;
-                let sequence = self.hash(b"dial", (flow.local, flow.remote), *dials) as u32;
+                let noise = self.hash(b"dial", (flow.local, flow.remote), *dials) as u32;
+                let sequence = flow.key.opening_number(noise);
                 entry.opening = Some(Opening {
                     sequence,
                     attempts: 0,
@@ -349,10 +413,32 @@ impl<P: Copy + Eq> Shared<P> {
         (0..2).any(|age| self.cookie(ends, now_ms, age) == acknowledged)
     }
 
+    /// The addresses on which calls are taken.
+    pub(super) fn own_addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether one more SYN is answered.
+    fn may_answer(&self, segment: &Segment, now_ms: u64) -> bool {
+        let caller = self.listen_key.is_opening_number(segment.sequence);
+        let mut syns = self.syns.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = if caller { syns.callers.take(now_ms) } else { syns.strangers.take(now_ms) };
+        if !taken {
+            add(&self.counters.syns_limited, 1);
+        }
+        taken
+    }
+
     /// The answer to a SYN.
     pub(super) fn syn_ack(&self, segment: &Segment, now_ms: u64) -> Option<Control<P>> {
         // What dials us has timestamps, as nearly everything has today. A scan that has not learns nothing.
-        let (value, _) = segment.timestamps?;
+        let Some((value, _)) = segment.timestamps else {
+            add(&self.counters.strangers, 1);
+            return None;
+        };
+        if !self.may_answer(segment, now_ms) {
+            return None;
+        }
         let ends = (segment.to, segment.from);
         add(&self.counters.syns_answered, 1);
         let numbers = (self.cookie(ends, now_ms, 0), segment.sequence.wrapping_add(1));
@@ -450,21 +536,24 @@ impl<P: Copy + Eq> Shared<P> {
             let known = OpenFlow { flow: Arc::clone(&entry.flow), path: entry.path };
             return entry.opening.is_none().then_some(known);
         }
-        if !self.make_room(&mut table, shaken, now_ms) {
+        if !self.make_room(&mut table, segment.from.ip(), shaken, now_ms) {
             add(&self.counters.flows_full, 1);
             return None;
         }
         let flow = Arc::new(Flow::new(ends, Role::Accepted, Arc::clone(&self.listen_key), numbers, now_ms));
-        let entry = Entry { flow: Arc::clone(&flow), path: None, opening: None, mss: 0 };
+        let entry = Entry { flow: Arc::clone(&flow), path: None, opening: None, validated: false, mss: 0 };
         table.entries.insert(segment.from, entry);
         add(if shaken { &self.counters.flows_accepted } else { &self.counters.flows_resumed }, 1);
         Some(OpenFlow { flow, path: None })
     }
 
     /// Whether there is room for one more flow. The last half is for those who have shaken hands: the others may have
-    /// given us any source address, with a segment they have seen somewhere.
-    fn make_room(&self, table: &mut Table<P>, shaken: bool, now_ms: u64) -> bool {
+    /// given us any source address, with a segment they have seen somewhere. Flows that a session was proved on outlive all others.
+    fn make_room(&self, table: &mut Table<P>, from: IpAddr, shaken: bool, now_ms: u64) -> bool {
         let max = self.config.flows_max;
+        if of_source(table, from).filter(|entry| !entry.validated).count() >= UNVALIDATED_PER_SOURCE_MAX {
+            return false;
+        }
         if table.entries.len() < if shaken { max } else { max / 2 } {
             return true;
         }
@@ -473,11 +562,31 @@ impl<P: Copy + Eq> Shared<P> {
         }
         let silent = now_ms.saturating_sub(EVICT_AFTER.as_millis() as u64);
         let accepted = table.entries.values().filter(|entry| entry.flow.role == Role::Accepted);
-        let oldest = accepted.map(|entry| (entry.flow.heard_ms.load(Relaxed), entry.flow.remote)).min();
-        let Some((_, remote)) = oldest.filter(|&(heard, _)| heard < silent) else { return false };
+        // False comes first: what was never validated, and of those the one silent for longest.
+        let oldest = accepted
+            .map(|entry| (entry.validated, entry.flow.heard_ms.load(Relaxed), entry.flow.remote))
+            .min_by_key(|&(validated, heard, _)| (validated, heard));
+        let Some((_, _, remote)) = oldest.filter(|&(validated, heard, _)| !validated || heard < silent)
+        else {
+            return false;
+        };
         table.entries.remove(&remote);
         add(&self.counters.flows_expired, 1);
         self.forget();
         true
     }
+}
+
+/// The flows that called us from one source: an IPv4 address or, since a host has one to itself, an IPv6 /64.
+fn of_source<P>(table: &Table<P>, from: IpAddr) -> impl Iterator<Item = &Entry<P>> {
+    let (first, last) = match from {
+        IpAddr::V4(_) => (from, from),
+        IpAddr::V6(address) => {
+            let host = u128::from(u64::MAX);
+            let bits = address.to_bits();
+            (Ipv6Addr::from_bits(bits & !host).into(), Ipv6Addr::from_bits(bits | host).into())
+        }
+    };
+    let range = SocketAddr::new(first, 0)..=SocketAddr::new(last, u16::MAX);
+    table.entries.range(range).map(|(_, entry)| entry).filter(|entry| entry.flow.role == Role::Accepted)
 }

@@ -273,12 +273,12 @@ fn a_flood_of_syns_and_noise_keeps_no_state_and_is_counted() {
         let from = SocketAddr::new([198, 51, 100, (port % 250) as u8].into(), port);
         let flood =
             Wire { header: Header { from, sequence: u32::from(port) * 7_919, ..syn.header }, ..syn.clone() };
-        let answers = server.receive(now, &flood);
-        assert_eq!(answers.len(), 1);
-        assert!(
-            answers[0].header.header_len() <= flood.header.header_len(),
-            "the answer is not larger than the question"
-        );
+        for answer in server.receive(now, &flood) {
+            assert!(
+                answer.header.header_len() <= flood.header.header_len(),
+                "the answer is not larger than the question"
+            );
+        }
         let noise: Vec<u8> = (0..SIZE).map(|i| (i as u16 * 31 + port) as u8 | 1).collect();
         let header = Header { flags: Flags::ACK, syn: None, ..flood.header };
         assert!(server.receive(now, &Wire { header, payload: noise }).is_empty());
@@ -286,8 +286,109 @@ fn a_flood_of_syns_and_noise_keeps_no_state_and_is_counted() {
         assert!(server.receive(now, &Wire { header: scan, payload: Vec::new() }).is_empty());
     }
     let counts = server.counts();
-    assert_eq!((counts.syns_answered, counts.guard_failures, counts.strangers), (10_000, 10_000, 10_000));
+    assert_eq!((counts.guard_failures, counts.strangers), (10_000, 10_000));
+    assert_eq!(counts.syns_answered + counts.syns_limited, 10_000);
+    assert!(counts.syns_answered < 200, "{} of a flood were answered", counts.syns_answered);
     assert!(server.engine.flows().is_empty());
+    // Who has our key is answered all the same.
+    let (to, from) = (server_address(), client_address());
+    for port in 1..=500 {
+        let mut caller = End::new(0, 3, now);
+        caller.engine.dial(to, SocketAddr::new(from.ip(), port), key(), 1460, 9, now);
+        assert_eq!(server.receive(now, &caller.timers(now).remove(0)).len(), 1, "caller {port}");
+    }
+}
+
+#[test]
+fn calls_are_answered_again_after_a_flood_and_never_faster_than_the_limit() {
+    let start = Instant::now();
+    let mut server = End::new(443, 2, start);
+    let syn = ends(start).0.timers(start).remove(0);
+    let flood = |server: &mut End, now| {
+        let answered = server.counts().syns_answered;
+        for number in 0..1_000_u32 {
+            let sequence = number.wrapping_mul(0x9e37_79b9);
+            server.receive(now, &Wire { header: Header { sequence, ..syn.header }, ..syn.clone() });
+        }
+        server.counts().syns_answered - answered
+    };
+    let first = flood(&mut server, start);
+    assert!((100..150).contains(&first), "the allowance of a second: {first}");
+    assert!(flood(&mut server, start) < 5, "is used up");
+    let later = flood(&mut server, start + Duration::from_hours(1));
+    assert!(later < 150, "and does not pile up: {later}");
+}
+
+#[test]
+fn what_a_router_forwards_to_the_port_is_left_alone() {
+    let now = Instant::now();
+    let (mut client, mut server) = ends(now);
+    let own: std::net::IpAddr = "192.0.2.9".parse().unwrap();
+    server.engine.set_own_addresses([own]);
+    let syn = client.timers(now).remove(0);
+    assert!(server.receive(now, &syn).is_empty(), "the far server's to answer");
+    let (mut other, mut reached) = connected(now);
+    let data = other.send(now, server_address(), &[2]).unwrap();
+    server.receive(now, &data);
+    assert!(server.got.is_empty() && server.engine.flows().is_empty());
+    assert_eq!((server.counts().elsewhere, server.counts().strangers), (2, 0));
+    reached.receive(now, &data);
+    assert_eq!(reached.got.len(), 2);
+    // An address that the machine gets later is one to answer on.
+    server.engine.set_own_addresses([own, server_address().ip()]);
+    assert_eq!(server.receive(now, &syn).len(), 1);
+}
+
+/// Calls `server` from `from` and sends one datagram. Returns whether it arrived.
+fn call(server: &mut End, from: SocketAddr, now: Instant) -> bool {
+    let mut caller = End::new(0, 5, now);
+    let to = SocketAddr::new(
+        if from.is_ipv4() { server_address().ip() } else { "2001:db8::2".parse().unwrap() },
+        443,
+    );
+    caller.engine.dial(to, from, key(), 1460, 9, now);
+    let syn = caller.timers(now).remove(0);
+    let syn_ack = server.receive(now, &syn).remove(0);
+    caller.receive(now, &syn_ack);
+    let before = server.got.len();
+    server.receive(now, &caller.send(now, to, &[1]).unwrap());
+    server.got.len() > before
+}
+
+#[test]
+fn one_source_does_not_fill_the_table_and_a_slash_64_is_one_source() {
+    let now = Instant::now();
+    let mut server = End::new(443, 2, now);
+    for port in 1..=200 {
+        call(&mut server, SocketAddr::new(client_address().ip(), port), now);
+        let host = format!("[2001:db8:0:7::{port:x}]:4000");
+        call(&mut server, host.parse().unwrap(), now);
+    }
+    assert_eq!(server.engine.flows().len(), 2 * shared::UNVALIDATED_PER_SOURCE_MAX);
+    assert!(call(&mut server, "192.0.2.77:4000".parse().unwrap(), now), "others find room");
+    assert!(call(&mut server, "[2001:db8:0:8::1]:4000".parse().unwrap(), now));
+    // Peers behind one NAT are no flood.
+    for flow in server.engine.flows() {
+        server.engine.validate(flow.remote);
+    }
+    assert!(call(&mut server, SocketAddr::new(client_address().ip(), 4_000), now));
+}
+
+#[test]
+fn flows_that_a_session_was_proved_on_outlive_all_others() {
+    let start = Instant::now();
+    let config = Config { flows_max: 8, ..Config::new(key(), 443, [2; 32]) };
+    let mut server = End::with(config, start);
+    let peer: SocketAddr = "192.0.2.77:4000".parse().unwrap();
+    assert!(call(&mut server, peer, start));
+    server.engine.validate(peer);
+    // A minute of silence later, more callers than there is room for, each of them younger.
+    let later = start + Duration::from_mins(2);
+    for number in 1..=50 {
+        assert!(call(&mut server, SocketAddr::new([198, 51, 100, number].into(), 4_000), later), "{number}");
+    }
+    assert!(server.engine.flows().iter().any(|flow| flow.remote == peer));
+    assert_eq!(server.engine.flows().len(), 8);
 }
 
 #[test]
@@ -317,7 +418,10 @@ fn the_room_for_flows_is_bounded_and_its_last_half_is_for_those_who_live_where_t
     }
     assert_eq!(server.engine.flows().len(), 4);
     assert_eq!(server.counts().flows_full, 96);
-    // Those who shake hands find room, until there is none.
+    // Those who shake hands find room, until there is none that nobody was proved on.
+    for flow in server.engine.flows() {
+        server.engine.validate(flow.remote);
+    }
     let mut joined = 0;
     for port in 1_000..1_010 {
         let from = SocketAddr::new(client_address().ip(), port);
@@ -330,6 +434,7 @@ fn the_room_for_flows_is_bounded_and_its_last_half_is_for_those_who_live_where_t
         let before = server.got.len();
         server.receive(now, &caller.send(now, server_address(), &[1]).unwrap());
         joined += server.got.len() - before;
+        server.engine.validate(from);
     }
     assert_eq!((joined, server.engine.flows().len()), (4, 8));
     // Silent ones make room for them, later.

@@ -17,16 +17,18 @@ use packet::{Ecn, GsoType, InvalidPacket, Link, MAX_PACKET, RecvSlot, Transmit, 
 
 use super::packet_socket::{ETHERNET, PacketSocket, Received, SEGMENTS_MAX};
 use super::{Common, Family, Path};
-use crate::netlink::Watch;
+use crate::netlink::{Changes, Watch};
 
 /// Calls that bring nothing to deliver, in a row, before others get a turn.
-const FRUITLESS_MAX: usize = 16;
+const FRUITLESS_MAX: usize = 4;
 /// Calls that one family may have in a row while the other may have something, too.
 const FAMILY_TURNS: u32 = 16;
 /// Bytes before the payload of a frame that we send.
 const FRAME_HEAD_MAX: usize = VnetHeader::LEN + ETHERNET + HEADER_MAX;
 /// The way of a flow that has none is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// While segments arrive, the kernel's news is read this often: an address that is new is one to answer on.
+const READ_NEWS: Duration = Duration::from_millis(100);
 
 /// Carries datagrams in crafted TCP segments; used as a [`UdpLink`](crate::udp::UdpLink) is.
 ///
@@ -49,11 +51,23 @@ pub struct FakeTcpLink {
 pub(super) struct Keeper {
     watch: Watch,
     looked_at: Instant,
+    read_at: Instant,
+    /// Read, and not acted upon yet.
+    news: Changes,
 }
 
 impl Keeper {
     pub(super) fn new(watch: Watch, now: Instant) -> Self {
-        Self { watch, looked_at: now }
+        Self { watch, looked_at: now, read_at: now, news: Changes::default() }
+    }
+
+    /// Reads the kernel's news. Returns whether addresses have changed since the last call.
+    fn read(&mut self, now: Instant) -> bool {
+        self.read_at = now;
+        // A watch that fails has nothing to say.
+        let changes = self.watch.drain().unwrap_or_default();
+        self.news = self.news.and(changes);
+        changes.addresses
     }
 }
 
@@ -111,8 +125,10 @@ impl FakeTcpLink {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.acknowledge(now);
         let Some(keeper) = &mut self.keeper else { return };
-        // A watch that fails has nothing to say.
-        let changed = keeper.watch.drain().is_ok_and(|changes| changes.any());
+        if keeper.read(now) {
+            self.common.read_own_addresses();
+        }
+        let changed = std::mem::take(&mut keeper.news).any();
         if changed || now.saturating_duration_since(keeper.looked_at) >= LOOK_AGAIN {
             keeper.looked_at = now;
             for flow in self.common.engine.flows() {
@@ -335,6 +351,12 @@ impl Link for FakeTcpLink {
             return Ok(0);
         }
         let now = Instant::now();
+        if let Some(keeper) = &mut self.keeper
+            && now >= keeper.read_at + READ_NEWS
+            && keeper.read(now)
+        {
+            self.common.read_own_addresses();
+        }
         let (mut empty, mut fruitless) = (0, 0);
         let result = loop {
             match self.receive(now, self.family, slots) {
