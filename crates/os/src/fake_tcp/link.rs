@@ -27,6 +27,9 @@ const FAMILY_TURNS: u32 = 16;
 const FRAME_HEAD_MAX: usize = VnetHeader::LEN + ETHERNET + HEADER_MAX;
 /// The way of a flow that has none is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// So often one round of acknowledgments leaves through the kernel, which otherwise would not hear that its neighbours are in use, and
+/// forget them. The host's own address translation may send these astray, which costs nothing.
+const CONFIRM_NEIGHBOUR: Duration = Duration::from_secs(1);
 /// While segments arrive, the kernel's news is read this often: an address that is new is one to answer on.
 const READ_NEWS: Duration = Duration::from_millis(100);
 
@@ -44,6 +47,8 @@ pub struct FakeTcpLink {
     family: Family,
     in_a_row: u32,
     keeper: Option<Keeper>,
+    /// When acknowledgments last left through the kernel.
+    confirmed_at: Instant,
 }
 
 /// What one of the links does for all: timers, and following routes and neighbours.
@@ -81,7 +86,18 @@ impl FakeTcpLink {
     pub(super) fn new(common: Arc<Common>, number: u8, v4: PacketSocket, v6: PacketSocket) -> Self {
         let lane = common.engine.lane(number);
         let heads = Box::new([[0; MASK_LEN]; SEGMENTS_MAX]);
-        Self { common, number, lane, v4, v6, heads, family: Family::V4, in_a_row: 0, keeper: None }
+        Self {
+            common,
+            number,
+            lane,
+            v4,
+            v6,
+            heads,
+            family: Family::V4,
+            in_a_row: 0,
+            keeper: None,
+            confirmed_at: Instant::now(),
+        }
     }
 
     pub(super) fn keep(&mut self, keeper: Keeper) {
@@ -149,8 +165,14 @@ impl FakeTcpLink {
     }
 
     fn acknowledge(&mut self, now: Instant) {
+        let through_kernel = now >= self.confirmed_at + CONFIRM_NEIGHBOUR;
         while let Some(ack) = self.lane.poll_ack(now) {
-            self.common.send_control(&ack);
+            if through_kernel {
+                self.common.send_through_kernel(&ack);
+                self.confirmed_at = now;
+            } else {
+                self.common.send_control(&ack);
+            }
         }
     }
 
@@ -293,28 +315,28 @@ impl FakeTcpLink {
                     slot.ecn = segment.ecn;
                     slots.swap(delivered, at);
                     delivered += 1;
-                    if fresh && let Ok(reach) = common.reach(segment.from.ip()) {
+                    if fresh && let Ok(reach) = common.reach(segment.to, segment.from) {
                         common.engine.set_path(segment.from, reach.path);
                     }
                 }
                 Verdict::Reply(control) => common.send_control(&control),
                 Verdict::Opened(control) => {
                     common.send_control(&control);
-                    opened.push(segment.from);
+                    opened.push((segment.to, segment.from));
                 }
                 Verdict::Nothing => {}
             }
         }
-        for remote in opened {
-            self.flow_opened(remote);
+        for (local, remote) in opened {
+            self.flow_opened(local, remote);
         }
         Ok(delivered)
     }
 
     /// Sends what has waited for a handshake. What the kernel does not take now is lost, as it would be on the way.
     #[cold]
-    fn flow_opened(&mut self, remote: SocketAddr) {
-        if let Ok(reach) = self.common.reach(remote.ip()) {
+    fn flow_opened(&mut self, local: SocketAddr, remote: SocketAddr) {
+        if let Ok(reach) = self.common.reach(local, remote) {
             self.common.engine.set_path(remote, reach.path);
         }
         for datagram in self.lane.take_held(remote) {
