@@ -22,6 +22,12 @@
 //!
 //! Windows are ten minutes long and numbered from the Unix epoch. The one before and the one after are accepted too, so
 //! clocks may be apart by at least ten minutes, and a link may be idle for as long as it likes: the keys depend on the time alone.
+//! Where clocks are further apart, a flow has a key of its own instead, of the listener's random sequence number, which both ends have
+//! from the handshake:
+//!
+//! ```text
+//!  flow key   = BLAKE2s-128(key = guard key, "shadowmesh flow guard" · direction u8 · sequence number of the SYN-ACK u32, little-endian)
+//! ```
 
 use std::fmt;
 use std::time::Duration;
@@ -129,6 +135,16 @@ impl Guard {
         Self { number, ciphers }
     }
 
+    /// The masks of one flow, whose SYN-ACK had that sequence number, whatever the time.
+    pub(crate) fn of_flow(key: &GuardKey, sequence: u32) -> Self {
+        let directions = [Direction::ToListener, Direction::FromListener];
+        let ciphers = directions.map(|direction| {
+            let cipher = cipher(key, b"shadowmesh flow guard", direction, &sequence.to_le_bytes());
+            [cipher.clone(), cipher.clone(), cipher]
+        });
+        Self { number: u64::MAX, ciphers }
+    }
+
     /// The window that [`mask`](Self::mask) is for.
     pub fn number(&self) -> u64 {
         self.number
@@ -194,13 +210,17 @@ impl fmt::Debug for Guard {
 }
 
 fn window_cipher(key: &GuardKey, direction: Direction, number: u64) -> Aes128 {
+    cipher(key, b"shadowmesh guard", direction, &number.to_le_bytes())
+}
+
+fn cipher(key: &GuardKey, label: &[u8], direction: Direction, of: &[u8]) -> Aes128 {
     let mut state = Blake2sMac::<U16>::new_from_slice(&key.0).expect("BLAKE2s takes keys of 32 bytes");
-    state.update(b"shadowmesh guard");
+    state.update(label);
     state.update(&[direction as u8]);
-    state.update(&number.to_le_bytes());
-    let mut window_key = state.finalize_fixed();
-    let cipher = Aes128::new(&window_key);
-    window_key.zeroize();
+    state.update(of);
+    let mut derived = state.finalize_fixed();
+    let cipher = Aes128::new(&derived);
+    derived.zeroize();
     cipher
 }
 

@@ -49,6 +49,8 @@ counters!(
     flows_resumed,
     /// Flows whose numbers jumped: the other end has begun anew.
     flows_renewed,
+    /// Flows whose ends have clocks more than ten minutes apart, or whose dialling end has tried whether that is so.
+    flows_without_clock,
     /// Flows forgotten because they were idle.
     flows_expired,
     /// Dropped: a new flow, and no room for it: too many in all, or of its source.

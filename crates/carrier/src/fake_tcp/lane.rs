@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::counters::add;
 use super::flow::Flow;
 use super::shared::{OpenFlow, Shared};
-use super::{ACK_BYTES, ACK_DELAY, Control, FakeTcp, Flags, Header, Segment};
+use super::{ACK_BYTES, ACK_DELAY, Control, FakeTcp, Flags, Header, Role, Segment};
 use crate::guard::{Direction, Guard, MASK_LEN};
 
 /// Flags that data does not have.
@@ -128,6 +128,34 @@ impl<P: Copy + Eq> Notes<P> {
         called
     }
 
+    /// Uncovers the datagrams of a segment by the guards that its flow has not, or not yet, but may have after its last handshake. Returns
+    /// how many are valid, and the guard's sequence number, if it is not the clock's.
+    #[cold]
+    fn unmask_call(
+        &self,
+        shared: &Shared<P>,
+        now_ms: u64,
+        segment: &Segment,
+        payload: &mut [u8],
+        segment_size: usize,
+    ) -> (usize, Option<Option<u32>>) {
+        let known = self.open.get(&segment.from).map(|noted| &noted.flow);
+        if known.is_some_and(|flow| flow.guard_of.is_some()) {
+            let valid = self.listen_guard.unmask(Direction::ToListener, payload, segment_size);
+            if valid > 0 {
+                return (valid, Some(None));
+            }
+        }
+        // Only who has our SYN-ACK is worth the hashes of a key.
+        if !shared.has_shaken_hands(segment, now_ms) {
+            return (0, None);
+        }
+        let sequence = segment.acknowledgment.wrapping_sub(1);
+        let guard = Guard::of_flow(&shared.listen_key, sequence);
+        let valid = guard.unmask(Direction::ToListener, payload, segment_size);
+        (valid, (valid > 0).then_some(Some(sequence)))
+    }
+
     /// The flow with that other end, if it is open; noted from now on.
     #[inline]
     fn flow(&mut self, shared: &Shared<P>, remote: SocketAddr) -> Option<&mut Noted<P>> {
@@ -139,10 +167,10 @@ impl<P: Copy + Eq> Notes<P> {
 
     #[cold]
     fn note(&mut self, shared: &Shared<P>, found: OpenFlow<P>) {
-        let guard = if Arc::ptr_eq(&found.flow.key, &shared.listen_key) {
-            Arc::clone(&self.listen_guard)
-        } else {
-            Arc::new(Guard::new(&found.flow.key, shared.window()))
+        let guard = match found.flow.guard_of {
+            Some(sequence) => Arc::new(Guard::of_flow(&found.flow.key, sequence)),
+            None if Arc::ptr_eq(&found.flow.key, &shared.listen_key) => Arc::clone(&self.listen_guard),
+            None => Arc::new(Guard::new(&found.flow.key, shared.window())),
         };
         let remote = found.flow.remote;
         self.open.insert(remote, Noted { flow: found.flow, guard, path: found.path, listed: false });
@@ -202,8 +230,18 @@ impl<P: Copy + Eq> Lane<P> {
         let now_ms = shared.ms(now);
         let datagrams = payload.len().div_ceil(segment_size.max(1));
         let known = notes.flow(shared, segment.from).is_some();
+        let mut moved = false;
         let (guard, direction) = match notes.open.get(&segment.from) {
             Some(noted) if noted.flow.local == segment.to => (&noted.guard, noted.flow.role.incoming()),
+            // It calls another of our addresses now, and has shaken hands there.
+            Some(noted)
+                if noted.flow.role == Role::Accepted
+                    && notes.is_called(shared, segment.to)
+                    && shared.has_shaken_hands(segment, now_ms) =>
+            {
+                moved = true;
+                (&notes.listen_guard, Direction::ToListener)
+            }
             Some(_) => {
                 add(&shared.counters.strangers, 1);
                 return Verdict::Nothing;
@@ -211,19 +249,23 @@ impl<P: Copy + Eq> Lane<P> {
             None if notes.is_called(shared, segment.to) => (&notes.listen_guard, Direction::ToListener),
             None => return Verdict::Nothing,
         };
-        let valid = guard.unmask(direction, payload, segment_size);
+        let mut valid = guard.unmask(direction, payload, segment_size);
+        let mut anew = ((!known || moved) && valid > 0).then_some(None);
+        if valid == 0 && direction == Direction::ToListener {
+            (valid, anew) = notes.unmask_call(shared, now_ms, segment, payload, segment_size);
+        }
         if valid < datagrams {
             add(&shared.counters.guard_failures, (datagrams - valid) as u64);
         }
         if valid == 0 {
             return Verdict::Nothing;
         }
-        if !known {
-            let Some(found) = shared.accept(segment, now_ms) else { return Verdict::Nothing };
+        if let Some(guard_of) = anew {
+            let Some(found) = shared.accept(segment, guard_of, now_ms) else { return Verdict::Nothing };
             notes.note(shared, found);
         }
         notes.advance(shared, now, segment, now_ms);
-        Verdict::Deliver { fresh: !known }
+        Verdict::Deliver { fresh: anew.is_some() }
     }
 
     /// A segment without data, or with flags that data does not have.

@@ -118,6 +118,8 @@ struct Opening {
     next_at_ms: u64,
     /// The SYN was answered; what waits is about to be sent.
     answered: bool,
+    /// Which guard the flow will have: the clock's, or its own.
+    by_clock: bool,
     /// Datagrams that wait for its end.
     held: Vec<Vec<u8>>,
 }
@@ -197,13 +199,20 @@ impl<P: Copy + Eq> FakeTcp<P> {
         table.dials += 1;
         let ends = (local, remote);
         let next = key.opening_number(self.0.hash(b"dial", ends, table.dials) as u32);
-        let numbers = Numbers { next, expected: 0, echo: 0, timestamp_offset: self.0.timestamp_offset(ends) };
+        let numbers = Numbers {
+            guard_of: None,
+            next,
+            expected: 0,
+            echo: None,
+            timestamp_offset: self.0.timestamp_offset(ends),
+        };
         let flow = Arc::new(Flow::new(ends, Role::Dialled, Arc::new(key), numbers, now_ms));
         let opening = Some(Opening {
             sequence: next,
             attempts: 0,
             next_at_ms: now_ms,
             answered: false,
+            by_clock: true,
             held: Vec::new(),
         });
         table.entries.insert(remote, Entry { flow, path: path.into(), opening, validated: false, mss });
@@ -352,6 +361,8 @@ impl<P: Copy + Eq> Shared<P> {
                     attempts: 0,
                     next_at_ms: now_ms,
                     answered: false,
+                    // Where nothing was ever heard, the guard of the other kind may be the one that is understood.
+                    by_clock: flow.guard_of.is_none() == flow.was_heard(),
                     held: Vec::new(),
                 });
                 self.forget();
@@ -366,7 +377,7 @@ impl<P: Copy + Eq> Shared<P> {
             let retry = SYN_RETRY * (1 << opening.attempts.min(2));
             opening.attempts += 1;
             opening.next_at_ms = now_ms + retry.as_millis() as u64;
-            let stamps = (self.timestamp((flow.local, flow.remote), now_ms), 0);
+            let stamps = Some((self.timestamp((flow.local, flow.remote), now_ms), 0));
             let ends = (flow.local, flow.remote);
             let header = opening_header(ends, Flags::SYN, (opening.sequence, 0), stamps, entry.mss);
             add(&self.counters.syns_sent, 1);
@@ -419,8 +430,7 @@ impl<P: Copy + Eq> Shared<P> {
     }
 
     /// Whether one more SYN is answered.
-    fn may_answer(&self, segment: &Segment, now_ms: u64) -> bool {
-        let caller = self.listen_key.is_opening_number(segment.sequence);
+    fn may_answer(&self, caller: bool, now_ms: u64) -> bool {
         let mut syns = self.syns.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = if caller { syns.callers.take(now_ms) } else { syns.strangers.take(now_ms) };
         if !taken {
@@ -431,18 +441,20 @@ impl<P: Copy + Eq> Shared<P> {
 
     /// The answer to a SYN.
     pub(super) fn syn_ack(&self, segment: &Segment, now_ms: u64) -> Option<Control<P>> {
-        // What dials us has timestamps, as nearly everything has today. A scan that has not learns nothing.
-        let Some((value, _)) = segment.timestamps else {
+        // What dials us has timestamps, as nearly everything has today, unless a box on the way takes them out. A scan that has none
+        // learns nothing.
+        let caller = self.listen_key.is_opening_number(segment.sequence);
+        if segment.timestamps.is_none() && !caller {
             add(&self.counters.strangers, 1);
             return None;
-        };
-        if !self.may_answer(segment, now_ms) {
+        }
+        if !self.may_answer(caller, now_ms) {
             return None;
         }
         let ends = (segment.to, segment.from);
         add(&self.counters.syns_answered, 1);
         let numbers = (self.cookie(ends, now_ms, 0), segment.sequence.wrapping_add(1));
-        let stamps = (self.timestamp(ends, now_ms), value);
+        let stamps = segment.timestamps.map(|(value, _)| (self.timestamp(ends, now_ms), value));
         // No more than was asked for: what fits one way fits the other.
         let mss = segment.mss.unwrap_or(536);
         let header = opening_header(ends, Flags::SYN | Flags::ACK, numbers, stamps, mss);
@@ -458,10 +470,15 @@ impl<P: Copy + Eq> Shared<P> {
         if entry.flow.local != segment.to || segment.acknowledgment != expected {
             return None;
         }
+        let guard_of = (!opening.by_clock).then_some(segment.sequence);
+        if guard_of.is_some() {
+            add(&self.counters.flows_without_clock, 1);
+        }
         let numbers = Numbers {
+            guard_of,
             next: expected,
             expected: segment.sequence.wrapping_add(1),
-            echo: segment.timestamps.map_or(0, |(value, _)| value),
+            echo: segment.timestamps.map(|(value, _)| value),
             timestamp_offset: self.timestamp_offset((segment.to, segment.from)),
         };
         let ends = (segment.to, segment.from);
@@ -520,18 +537,32 @@ impl<P: Copy + Eq> Shared<P> {
         entry.opening.is_none().then(|| OpenFlow { flow: Arc::clone(&entry.flow), path: entry.path })
     }
 
-    /// Makes a flow of a segment that has proved to be from somebody who knows our key. `None` when there is no room.
-    pub(super) fn accept(&self, segment: &Segment, now_ms: u64) -> Option<OpenFlow<P>> {
+    /// Makes a flow of a segment that has proved to be from somebody who knows our key, or gives one that called us the guard, or our address,
+    /// that it has now. `None` when there is no room.
+    pub(super) fn accept(
+        &self,
+        segment: &Segment,
+        guard_of: Option<u32>,
+        now_ms: u64,
+    ) -> Option<OpenFlow<P>> {
         let shaken = self.has_shaken_hands(segment, now_ms);
         let ends = (segment.to, segment.from);
         let numbers = Numbers {
+            guard_of,
             next: segment.acknowledgment,
             expected: segment.sequence,
-            echo: segment.timestamps.map_or(0, |(value, _)| value),
+            echo: segment.timestamps.map(|(value, _)| value),
             timestamp_offset: self.timestamp_offset(ends),
         };
         let mut table = self.table();
-        if let Some(entry) = table.entries.get(&segment.from) {
+        if let Some(entry) = table.entries.get_mut(&segment.from) {
+            let changed = entry.flow.guard_of != guard_of || entry.flow.local != segment.to;
+            if entry.flow.role == Role::Accepted && changed {
+                let key = Arc::clone(&self.listen_key);
+                entry.flow = Arc::new(Flow::new(ends, Role::Accepted, key, numbers, now_ms));
+                add(&self.counters.flows_renewed, 1);
+                self.forget();
+            }
             // Another lane was first; or it is a flow that we dial, and whose handshake is not done.
             let known = OpenFlow { flow: Arc::clone(&entry.flow), path: entry.path };
             return entry.opening.is_none().then_some(known);
@@ -543,6 +574,9 @@ impl<P: Copy + Eq> Shared<P> {
         let flow = Arc::new(Flow::new(ends, Role::Accepted, Arc::clone(&self.listen_key), numbers, now_ms));
         let entry = Entry { flow: Arc::clone(&flow), path: None, opening: None, validated: false, mss: 0 };
         table.entries.insert(segment.from, entry);
+        if guard_of.is_some() {
+            add(&self.counters.flows_without_clock, 1);
+        }
         add(if shaken { &self.counters.flows_accepted } else { &self.counters.flows_resumed }, 1);
         Some(OpenFlow { flow, path: None })
     }

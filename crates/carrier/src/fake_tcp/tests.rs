@@ -151,7 +151,11 @@ fn a_flow_opens_as_the_rfc_says_and_what_waited_follows() {
     let syn_ack = server.receive(now, &syn).remove(0);
     let y = syn_ack.header.sequence;
     assert_eq!(syn_ack.text(y, x), "SA seq 0 ack 1 len 0");
-    assert_eq!(syn_ack.header.timestamps.1, syn.header.timestamps.0, "the timestamp is echoed");
+    assert_eq!(
+        syn_ack.header.timestamps.unwrap().1,
+        syn.header.timestamps.unwrap().0,
+        "the timestamp is echoed"
+    );
     assert!(server.engine.flows().is_empty(), "a SYN costs no memory");
 
     let answers = client.receive(now, &syn_ack);
@@ -167,8 +171,11 @@ fn a_flow_opens_as_the_rfc_says_and_what_waited_follows() {
 
     let reply = server.send(now + MS, client_address(), &[3, 4, 5]).unwrap();
     assert_eq!(reply.text(y, x), "PA seq 1 ack 201 len 300");
-    assert_eq!(reply.header.timestamps.1, answers[2].header.timestamps.0);
-    assert!(reply.header.timestamps.0.wrapping_sub(syn_ack.header.timestamps.0) == 16, "a millisecond later");
+    assert_eq!(reply.header.timestamps.unwrap().1, answers[2].header.timestamps.unwrap().0);
+    assert!(
+        reply.header.timestamps.unwrap().0.wrapping_sub(syn_ack.header.timestamps.unwrap().0) == 16,
+        "a millisecond later"
+    );
     client.receive(now, &reply);
     assert_eq!(client.got.len(), 3);
     let next = client.send(now, server_address(), &[6]).unwrap();
@@ -392,14 +399,14 @@ fn flows_that_a_session_was_proved_on_outlive_all_others() {
 }
 
 #[test]
-fn other_ports_and_syns_without_timestamps_are_not_answered() {
+fn other_ports_and_strangers_without_timestamps_are_not_answered() {
     let now = Instant::now();
     let mut server = End::new(443, 2, now);
     let (mut client, _) = ends(now);
     let syn = client.timers(now).remove(0);
     let to = SocketAddr::new(server_address().ip(), 444);
     assert!(server.receive(now, &Wire { header: Header { to, ..syn.header }, ..syn.clone() }).is_empty());
-    let bare = Segment { timestamps: None, ..syn.segment() };
+    let bare = Segment { timestamps: None, sequence: 12_345, ..syn.segment() };
     assert_eq!(server.lane.receive(now, &bare, &mut [], 0), Verdict::Nothing);
     assert_eq!(server.counts().strangers, 2);
 }
@@ -631,7 +638,7 @@ fn lanes_share_the_numbers_of_a_flow_and_can_be_told_apart() {
     let first = client.send(now, server_address(), &[2]).unwrap();
     let second = other.send(now, server_address(), &[3]).unwrap();
     assert_eq!(second.header.sequence, first.segment().end());
-    let lane = |wire: &Wire| wire.header.timestamps.0 & ((1 << LANE_BITS) - 1);
+    let lane = |wire: &Wire| wire.header.timestamps.unwrap().0 & ((1 << LANE_BITS) - 1);
     assert_eq!((lane(&first), lane(&second)), (0, 5));
     server.receive(now, &second);
     server.receive(now, &first);
@@ -666,4 +673,88 @@ fn datagrams_of_a_train_that_are_not_valid_are_counted_and_the_others_delivered(
     assert_ne!(server.got[2], datagram(3));
     assert_eq!(server.got[3], datagram(4));
     assert_eq!(server.counts().guard_failures, 1);
+}
+
+/// Opens a flow through a wire that changes every segment, and returns what the first datagram meets at the server.
+fn open_through(client: &mut End, server: &mut End, now: Instant, change: impl Fn(Wire) -> Wire) {
+    let syn = change(client.timers(now).into_iter().find(|wire| wire.header.flags.has(Flags::SYN)).unwrap());
+    let syn_ack = change(server.receive(now, &syn).remove(0));
+    for wire in client.receive(now, &syn_ack) {
+        server.receive(now, &change(wire));
+    }
+}
+
+#[test]
+fn a_box_that_takes_timestamps_out_of_all_segments_stops_nobody() {
+    let now = Instant::now();
+    let (mut client, mut server) = ends(now);
+    let strip = |mut wire: Wire| {
+        wire.header.timestamps = None;
+        wire
+    };
+    client.send(now, server_address(), &[1]).unwrap_err();
+    open_through(&mut client, &mut server, now, strip);
+    assert_eq!(server.got, [datagram(1)]);
+    let reply = server.send(now, client_address(), &[2]).unwrap();
+    assert_eq!(reply.header.timestamps, None, "who was told of none sends none (RFC 7323 §3.2)");
+    client.receive(now, &strip(reply));
+    assert_eq!(client.got, [datagram(2)]);
+}
+
+#[test]
+fn clocks_years_apart_cost_one_more_handshake() {
+    let start = Instant::now();
+    let (mut client, mut server) = ends(start);
+    let years = Duration::from_hours(24 * 365 * 3);
+    client.send(start, server_address(), &[1]).unwrap_err();
+    // The caller's clock stands three years back.
+    let timers = |client: &mut End, now: Instant| {
+        let mut out = Vec::new();
+        client.engine.handle_timeout(now, UNIX - years, &mut out);
+        out.into_iter().map(control).collect::<Vec<_>>()
+    };
+    for (now, arrives) in [(start, false), (start + SILENCE + MS, true)] {
+        let syn = timers(&mut client, now).remove(0);
+        let syn_ack = server.receive(now, &syn).remove(0);
+        for wire in client.receive(now, &syn_ack) {
+            server.receive(now, &wire);
+        }
+        client.send(now, server_address(), &[2]).into_iter().for_each(|wire| {
+            server.receive(now, &wire);
+        });
+        assert_eq!(!server.got.is_empty(), arrives);
+    }
+    let now = start + SILENCE + MS;
+    let reply = server.send(now, client_address(), &[3]).unwrap();
+    client.receive(now, &reply);
+    assert_eq!(client.got, [datagram(3)]);
+    assert_eq!((client.counts().flows_without_clock, server.counts().flows_without_clock), (1, 1));
+    // A handshake anew keeps the guard that was understood.
+    let later = now + SILENCE + SILENCE;
+    client.send(later, server_address(), &[4]).unwrap();
+    let syn = timers(&mut client, later + SILENCE + MS).remove(0);
+    let syn_ack = server.receive(later, &syn).remove(0);
+    client.receive(later, &syn_ack);
+    server.receive(later, &client.send(later, server_address(), &[5]).unwrap());
+    assert_eq!(server.got.last(), Some(&datagram(5)));
+}
+
+#[test]
+fn a_caller_that_comes_to_another_of_our_addresses_is_no_stranger() {
+    let now = Instant::now();
+    let (mut old, mut server) = connected(now);
+    // The name that it calls has another address now; its own port stays.
+    let other: SocketAddr = "192.0.2.3:443".parse().unwrap();
+    let mut caller = End::new(0, 5, now);
+    caller.engine.dial(other, client_address(), key(), 1460, 9, now);
+    caller.send(now, other, &[2]).unwrap_err();
+    open_through(&mut caller, &mut server, now, |wire| wire);
+    assert_eq!(server.got, [datagram(1), datagram(2)]);
+    let reply = server.send(now, client_address(), &[3]).unwrap();
+    assert_eq!(reply.header.from, other);
+    // What somebody has seen on the old flow, and sends again when its handshake is old, does not bring it back.
+    let later = now + Duration::from_mins(3);
+    let seen = old.send(now, server_address(), &[4]).unwrap();
+    server.receive(later, &seen);
+    assert_eq!(server.send(later, client_address(), &[5]).unwrap().header.from, other);
 }
