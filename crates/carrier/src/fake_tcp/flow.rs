@@ -13,6 +13,15 @@ use super::{
 };
 use crate::guard::GuardKey;
 
+/// What the keys of a guard are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuardOf {
+    /// The time: a listener that has forgotten the flow still knows its guard.
+    Clock,
+    /// The sequence number of the SYN-ACK, for ends whose clocks are apart.
+    Flow(u32),
+}
+
 /// A flow. Times are milliseconds since the engine's start, plus one, so that 0 is never.
 ///
 /// All accesses are relaxed: each number stands for itself, and a segment with an acknowledgment or an echo that is a
@@ -23,8 +32,7 @@ pub(super) struct Flow {
     pub(super) local: SocketAddr,
     pub(super) role: Role,
     pub(super) key: Arc<GuardKey>,
-    /// The sequence number of the SYN-ACK, if the guard is the flow's own and not the clock's.
-    pub(super) guard_of: Option<u32>,
+    pub(super) guard_of: GuardOf,
     /// A valid segment has come.
     heard: AtomicBool,
     /// Segments have timestamps: the first one of the other end had, which a box on the way may have taken out (RFC 7323 §3.2).
@@ -55,7 +63,7 @@ pub(super) struct Flow {
 /// The numbers that a flow begins with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
-    pub(super) guard_of: Option<u32>,
+    pub(super) guard_of: GuardOf,
     pub(super) next: u32,
     pub(super) expected: u32,
     /// The other end's newest timestamp, if it has timestamps.

@@ -11,7 +11,7 @@ use packet::Ecn;
 use thiserror::Error;
 
 use super::counters::add;
-use super::flow::Flow;
+use super::flow::{Flow, GuardOf};
 use super::shared::{OpenFlow, Shared};
 use super::{ACK_BYTES, ACK_DELAY, Control, FakeTcp, Flags, Header, Role, Segment};
 use crate::guard::{Direction, Guard, MASK_LEN};
@@ -129,7 +129,7 @@ impl<P: Copy + Eq> Notes<P> {
     }
 
     /// Uncovers the datagrams of a segment by the guards that its flow has not, or not yet, but may have after its last handshake. Returns
-    /// how many are valid, and the guard's sequence number, if it is not the clock's.
+    /// how many are valid, and by which.
     #[cold]
     fn unmask_call(
         &self,
@@ -138,12 +138,12 @@ impl<P: Copy + Eq> Notes<P> {
         segment: &Segment,
         payload: &mut [u8],
         segment_size: usize,
-    ) -> (usize, Option<Option<u32>>) {
+    ) -> (usize, Option<GuardOf>) {
         let known = self.open.get(&segment.from).map(|noted| &noted.flow);
-        if known.is_some_and(|flow| flow.guard_of.is_some()) {
+        if known.is_some_and(|flow| flow.guard_of != GuardOf::Clock) {
             let valid = self.listen_guard.unmask(Direction::ToListener, payload, segment_size);
             if valid > 0 {
-                return (valid, Some(None));
+                return (valid, Some(GuardOf::Clock));
             }
         }
         // Only who has our SYN-ACK is worth the hashes of a key.
@@ -153,7 +153,7 @@ impl<P: Copy + Eq> Notes<P> {
         let sequence = segment.acknowledgment.wrapping_sub(1);
         let guard = Guard::of_flow(&shared.listen_key, sequence);
         let valid = guard.unmask(Direction::ToListener, payload, segment_size);
-        (valid, (valid > 0).then_some(Some(sequence)))
+        (valid, (valid > 0).then_some(GuardOf::Flow(sequence)))
     }
 
     /// The flow with that other end, if it is open; noted from now on.
@@ -168,9 +168,11 @@ impl<P: Copy + Eq> Notes<P> {
     #[cold]
     fn note(&mut self, shared: &Shared<P>, found: OpenFlow<P>) {
         let guard = match found.flow.guard_of {
-            Some(sequence) => Arc::new(Guard::of_flow(&found.flow.key, sequence)),
-            None if Arc::ptr_eq(&found.flow.key, &shared.listen_key) => Arc::clone(&self.listen_guard),
-            None => Arc::new(Guard::new(&found.flow.key, shared.window())),
+            GuardOf::Flow(sequence) => Arc::new(Guard::of_flow(&found.flow.key, sequence)),
+            GuardOf::Clock if Arc::ptr_eq(&found.flow.key, &shared.listen_key) => {
+                Arc::clone(&self.listen_guard)
+            }
+            GuardOf::Clock => Arc::new(Guard::new(&found.flow.key, shared.window())),
         };
         let remote = found.flow.remote;
         self.open.insert(remote, Noted { flow: found.flow, guard, path: found.path, listed: false });
@@ -250,7 +252,7 @@ impl<P: Copy + Eq> Lane<P> {
             None => return Verdict::Nothing,
         };
         let mut valid = guard.unmask(direction, payload, segment_size);
-        let mut anew = ((!known || moved) && valid > 0).then_some(None);
+        let mut anew = ((!known || moved) && valid > 0).then_some(GuardOf::Clock);
         if valid == 0 && direction == Direction::ToListener {
             (valid, anew) = notes.unmask_call(shared, now_ms, segment, payload, segment_size);
         }

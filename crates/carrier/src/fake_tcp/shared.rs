@@ -12,7 +12,7 @@ use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 
 use super::counters::add;
-use super::flow::{Flow, Numbers, opening_header, timestamp};
+use super::flow::{Flow, GuardOf, Numbers, opening_header, timestamp};
 use super::{
     Config, Control, Counters, Ends, Flags, HELD_BYTES_MAX, HELD_MAX, IDLE, KEEPALIVE, LANE_BITS, Lane, Role,
     SILENCE, SYN_RETRY, Segment,
@@ -200,7 +200,7 @@ impl<P: Copy + Eq> FakeTcp<P> {
         let ends = (local, remote);
         let next = key.opening_number(self.0.hash(b"dial", ends, table.dials) as u32);
         let numbers = Numbers {
-            guard_of: None,
+            guard_of: GuardOf::Clock,
             next,
             expected: 0,
             echo: None,
@@ -362,7 +362,7 @@ impl<P: Copy + Eq> Shared<P> {
                     next_at_ms: now_ms,
                     answered: false,
                     // Where nothing was ever heard, the guard of the other kind may be the one that is understood.
-                    by_clock: flow.guard_of.is_none() == flow.was_heard(),
+                    by_clock: (flow.guard_of == GuardOf::Clock) == flow.was_heard(),
                     held: Vec::new(),
                 });
                 self.forget();
@@ -470,8 +470,8 @@ impl<P: Copy + Eq> Shared<P> {
         if entry.flow.local != segment.to || segment.acknowledgment != expected {
             return None;
         }
-        let guard_of = (!opening.by_clock).then_some(segment.sequence);
-        if guard_of.is_some() {
+        let guard_of = if opening.by_clock { GuardOf::Clock } else { GuardOf::Flow(segment.sequence) };
+        if guard_of != GuardOf::Clock {
             add(&self.counters.flows_without_clock, 1);
         }
         let numbers = Numbers {
@@ -539,12 +539,7 @@ impl<P: Copy + Eq> Shared<P> {
 
     /// Makes a flow of a segment that has proved to be from somebody who knows our key, or gives one that called us the guard, or our address,
     /// that it has now. `None` when there is no room.
-    pub(super) fn accept(
-        &self,
-        segment: &Segment,
-        guard_of: Option<u32>,
-        now_ms: u64,
-    ) -> Option<OpenFlow<P>> {
+    pub(super) fn accept(&self, segment: &Segment, guard_of: GuardOf, now_ms: u64) -> Option<OpenFlow<P>> {
         let shaken = self.has_shaken_hands(segment, now_ms);
         let ends = (segment.to, segment.from);
         let numbers = Numbers {
@@ -574,7 +569,7 @@ impl<P: Copy + Eq> Shared<P> {
         let flow = Arc::new(Flow::new(ends, Role::Accepted, Arc::clone(&self.listen_key), numbers, now_ms));
         let entry = Entry { flow: Arc::clone(&flow), path: None, opening: None, validated: false, mss: 0 };
         table.entries.insert(segment.from, entry);
-        if guard_of.is_some() {
+        if guard_of != GuardOf::Clock {
             add(&self.counters.flows_without_clock, 1);
         }
         add(if shaken { &self.counters.flows_accepted } else { &self.counters.flows_resumed }, 1);
