@@ -22,6 +22,12 @@
 //!
 //! Windows are ten minutes long and numbered from the Unix epoch. The one before and the one after are accepted too, so
 //! clocks may be apart by at least ten minutes, and a link may be idle for as long as it likes: the keys depend on the time alone.
+//! Where clocks are further apart, a flow has a key of its own instead, of the listener's random sequence number, which both ends have
+//! from the handshake:
+//!
+//! ```text
+//!  flow key   = BLAKE2s-128(key = guard key, "shadowmesh flow guard" · direction u8 · sequence number of the SYN-ACK u32, little-endian)
+//! ```
 
 use std::fmt;
 use std::time::Duration;
@@ -61,6 +67,29 @@ impl GuardKey {
         state.update(b"shadowmesh guard key");
         state.update(secret.map_or(&[][..], |secret| secret));
         Self(state.finalize_fixed().into())
+    }
+}
+
+impl GuardKey {
+    /// A sequence number to open a flow with: half noise, and half a MAC of it that shows a listener, at the cost of one hash, that
+    /// the caller knows its key. To everybody else the number is as random as that of any connection. NATs change addresses and
+    /// ports, so it says nothing of them, and one that was seen can be sent again: it is a claim to be answered before strangers,
+    /// within a limit, and no more.
+    pub(crate) fn opening_number(&self, noise: u32) -> u32 {
+        noise & !0xffff | u32::from(self.opening_mac(noise))
+    }
+
+    /// Whether a flow is opened with a number of this key's.
+    pub(crate) fn is_opening_number(&self, number: u32) -> bool {
+        self.opening_mac(number) == number as u16
+    }
+
+    fn opening_mac(&self, noise: u32) -> u16 {
+        let mut state = Blake2sMac::<U16>::new_from_slice(&self.0).expect("BLAKE2s takes keys of 32 bytes");
+        state.update(b"shadowmesh opening");
+        state.update(&(noise >> 16).to_le_bytes());
+        let mac = state.finalize_fixed();
+        u16::from_le_bytes([mac[0], mac[1]])
     }
 }
 
@@ -104,6 +133,16 @@ impl Guard {
         let directions = [Direction::ToListener, Direction::FromListener];
         let ciphers = directions.map(|direction| windows.map(|window| window_cipher(key, direction, window)));
         Self { number, ciphers }
+    }
+
+    /// The masks of one flow, whose SYN-ACK had that sequence number, whatever the time.
+    pub(crate) fn of_flow(key: &GuardKey, sequence: u32) -> Self {
+        let directions = [Direction::ToListener, Direction::FromListener];
+        let ciphers = directions.map(|direction| {
+            let cipher = cipher(key, b"shadowmesh flow guard", direction, &sequence.to_le_bytes());
+            [cipher.clone(), cipher.clone(), cipher]
+        });
+        Self { number: u64::MAX, ciphers }
     }
 
     /// The window that [`mask`](Self::mask) is for.
@@ -171,13 +210,17 @@ impl fmt::Debug for Guard {
 }
 
 fn window_cipher(key: &GuardKey, direction: Direction, number: u64) -> Aes128 {
+    cipher(key, b"shadowmesh guard", direction, &number.to_le_bytes())
+}
+
+fn cipher(key: &GuardKey, label: &[u8], direction: Direction, of: &[u8]) -> Aes128 {
     let mut state = Blake2sMac::<U16>::new_from_slice(&key.0).expect("BLAKE2s takes keys of 32 bytes");
-    state.update(b"shadowmesh guard");
+    state.update(label);
     state.update(&[direction as u8]);
-    state.update(&number.to_le_bytes());
-    let mut window_key = state.finalize_fixed();
-    let cipher = Aes128::new(&window_key);
-    window_key.zeroize();
+    state.update(of);
+    let mut derived = state.finalize_fixed();
+    let cipher = Aes128::new(&derived);
+    derived.zeroize();
     cipher
 }
 

@@ -9,6 +9,7 @@
 //! everything is aligned to 4: hence `usize` throughout.
 
 use std::mem::size_of;
+use std::net::IpAddr;
 
 use libc::c_int;
 
@@ -40,6 +41,23 @@ impl Control {
         space[HEADER..HEADER + data.len()].copy_from_slice(data);
         space[HEADER + data.len()..].fill(0);
         self.len = end;
+    }
+
+    /// Adds the source address, for a socket of IPv6 or of IPv4: `in6_pktinfo` or `in_pktinfo`, whose interface 0 means any. An
+    /// IPv6 socket takes IPv4 addresses mapped.
+    pub(crate) fn push_source(&mut self, v6: bool, source: IpAddr) {
+        let mapped = match source {
+            IpAddr::V4(source) if !v6 => {
+                let mut info = [0; 12];
+                info[4..8].copy_from_slice(&source.octets());
+                return self.push(libc::SOL_IP, libc::IP_PKTINFO, &info);
+            }
+            IpAddr::V4(source) => source.to_ipv6_mapped(),
+            IpAddr::V6(source) => source,
+        };
+        let mut info = [0; 20];
+        info[..16].copy_from_slice(&mapped.octets());
+        self.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, &info);
     }
 
     /// The messages in the first `len` bytes: level, type, data. Stops at the first malformed one.

@@ -169,6 +169,8 @@ pub fn bind(config: FakeTcpConfig) -> Result<(Vec<FakeTcpLink>, FakeTcpHandle), 
     if let Some(first) = links.first_mut() {
         first.keep(Keeper::new(Watch::open_with_neighbours()?, now));
     }
+    // Only now that changes are watched for: none is missed.
+    common.read_own_addresses();
     Ok((links, FakeTcpHandle(common)))
 }
 
@@ -196,7 +198,7 @@ impl FakeTcpHandle {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let common = &*self.0;
-        let reach = common.reach(to.ip())?;
+        let reach = common.reach(common.dial.address, to)?;
         let Some(source) = reach.source.filter(|&source| common.dial.covers(source)) else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
@@ -211,6 +213,11 @@ impl FakeTcpHandle {
         if let Some(fin) = self.0.engine.hang_up(remote, Instant::now()) {
             self.0.send_control(&fin);
         }
+    }
+
+    /// A session was proved on the flow to or from `remote`.
+    pub fn validate(&self, remote: SocketAddr) {
+        self.0.engine.validate(remote);
     }
 
     /// Whether there is an open flow to or from `remote`.
@@ -254,8 +261,16 @@ impl Drop for Common {
 }
 
 impl Common {
-    /// Sends a segment without payload. One that is lost is like one lost on the way.
+    /// Sends a segment without payload, as trains leave. One that is lost is like one lost on the way.
     fn send_control(&self, control: &Control<Path>) {
+        let _ = match control.path.and_then(|path| path.frame) {
+            Some((index, ethernet)) => self.raw.send_frame(&control.header, index, &ethernet),
+            None => self.raw.send(&control.header, &[], &[]),
+        };
+    }
+
+    /// As [`send_control`](Self::send_control), through the kernel's own routing, which confirms that the neighbour is still there.
+    fn send_through_kernel(&self, control: &Control<Path>) {
         let _ = self.raw.send(&control.header, &[], &[]);
     }
 
@@ -267,21 +282,38 @@ impl Common {
         }
     }
 
-    fn reach(&self, remote: IpAddr) -> io::Result<Reach> {
-        reach(&mut self.netlink.lock().unwrap_or_else(PoisonError::into_inner), remote)
+    fn reach(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Reach> {
+        reach(&mut self.netlink.lock().unwrap_or_else(PoisonError::into_inner), local, remote)
+    }
+
+    /// Tells the engine on which addresses calls are taken: a packet socket sees what this machine forwards, too, and the ports of
+    /// addresses that other programs listen on.
+    fn read_own_addresses(&self) {
+        let Some(listen) = &self.listen else { return };
+        if !listen.address.ip().is_unspecified() {
+            self.engine.set_own_addresses([listen.address.ip()]);
+            return;
+        }
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be read now stays as it was.
+        if let Ok(addresses) = netlink.addresses() {
+            self.engine.set_own_addresses(addresses.iter().map(|address| address.net.addr()));
+        }
     }
 
     /// Finds the way of a flow again, and its source address if we dialled it.
     fn find_way(&self, remote: SocketAddr, local: SocketAddr, role: Role, now: Instant) {
-        let Ok(reach) = self.reach(remote.ip()) else {
-            self.engine.set_path(remote, None);
+        // Whom we have called may be called from a better address now; who has called us knows us by this one.
+        if role == Role::Dialled
+            && let Ok(Reach { source: Some(source), .. }) =
+                self.reach(SocketAddr::new(self.dial.address.ip(), local.port()), remote)
+            && source != local.ip()
+            && self.dial.covers(source)
+        {
+            self.engine.move_to(remote, SocketAddr::new(source, local.port()), now);
             return;
-        };
-        match reach.source {
-            Some(source) if role == Role::Dialled && source != local.ip() && self.dial.covers(source) => {
-                self.engine.move_to(remote, SocketAddr::new(source, local.port()), now);
-            }
-            _ => self.engine.set_path(remote, reach.path),
         }
+        let path = self.reach(local, remote).ok().and_then(|reach| reach.path);
+        self.engine.set_path(remote, path);
     }
 }

@@ -10,7 +10,7 @@ mod watch;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
@@ -59,6 +59,10 @@ pub struct Netlink {
     buffer: Vec<u8>,
 }
 
+// linux/rtnetlink.h, Linux 4.19
+const RTA_IP_PROTO: u16 = 27;
+const RTA_SPORT: u16 = 28;
+const RTA_DPORT: u16 = 29;
 // linux/if_link.h
 const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -326,11 +330,38 @@ impl Netlink {
     /// # Errors
     /// `NetworkUnreachable` without a route.
     pub fn lookup(&mut self, to: IpAddr) -> Result<Lookup, NetlinkError> {
+        self.ask_route(to, None, |_| {})
+    }
+
+    /// What the kernel would do with a segment of TCP from one end to another: as policy rules and multipath routes have it for this
+    /// flow. With the unspecified address as its source it says which one the kernel would choose.
+    ///
+    /// # Errors
+    /// `NetworkUnreachable` without a route; `InvalidInput` when the source is not an address of this machine.
+    pub fn lookup_tcp(&mut self, from: SocketAddr, to: SocketAddr) -> Result<Lookup, NetlinkError> {
+        let source = Some(from.ip()).filter(|source| !source.is_unspecified());
+        self.ask_route(to.ip(), source, |request| {
+            request.attribute(RTA_IP_PROTO, &[libc::IPPROTO_TCP as u8]);
+            request.attribute(RTA_SPORT, &from.port().to_be_bytes());
+            request.attribute(RTA_DPORT, &to.port().to_be_bytes());
+        })
+    }
+
+    fn ask_route(
+        &mut self,
+        to: IpAddr,
+        source: Option<IpAddr>,
+        more: impl Fn(&mut Request),
+    ) -> Result<Lookup, NetlinkError> {
+        let bits = if to.is_ipv4() { 32 } else { 128 };
         let mut header = [0; RTMSG_LEN];
-        header[0] = family(to);
-        header[1] = if to.is_ipv4() { 32 } else { 128 };
+        (header[0], header[1], header[2]) = (family(to), bits, source.map_or(0, |_| bits));
         let mut request = Request::get(libc::RTM_GETROUTE, &header);
         request.address(libc::RTA_DST, to);
+        if let Some(source) = source {
+            request.address(libc::RTA_SRC, source);
+        }
+        more(&mut request);
         let action = || format!("find the route to {to}");
         let replies = self.ask(request, action)?;
         let reply = replies.iter().find(|reply| reply.kind == libc::RTM_NEWROUTE);

@@ -35,6 +35,10 @@ macro_rules! counters {
 counters!(
     /// SYNs answered.
     syns_answered,
+    /// Dropped: SYNs beyond the rate at which they are answered.
+    syns_limited,
+    /// Dropped: SYNs and data for an address that is not this machine's, or on which nobody listens: what it forwards as a router.
+    elsewhere,
     /// SYNs sent, repeated ones included.
     syns_sent,
     /// Handshakes that we began and that were answered.
@@ -45,9 +49,11 @@ counters!(
     flows_resumed,
     /// Flows whose numbers jumped: the other end has begun anew.
     flows_renewed,
+    /// Flows whose ends have clocks more than ten minutes apart, or whose dialling end has tried whether that is so.
+    flows_without_clock,
     /// Flows forgotten because they were idle.
     flows_expired,
-    /// Dropped: a new flow, and no room for it.
+    /// Dropped: a new flow, and no room for it: too many in all, or of its source.
     flows_full,
     /// Dropped: datagrams that are not valid under the guard.
     guard_failures,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64};
 
 use packet::Ecn;
 
@@ -12,6 +12,15 @@ use super::{
     WINDOW_SCALE,
 };
 use crate::guard::GuardKey;
+
+/// What the keys of a guard are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuardOf {
+    /// The time: a listener that has forgotten the flow still knows its guard.
+    Clock,
+    /// The sequence number of the SYN-ACK, for ends whose clocks are apart.
+    Flow(u32),
+}
 
 /// A flow. Times are milliseconds since the engine's start, plus one, so that 0 is never.
 ///
@@ -23,6 +32,11 @@ pub(super) struct Flow {
     pub(super) local: SocketAddr,
     pub(super) role: Role,
     pub(super) key: Arc<GuardKey>,
+    pub(super) guard_of: GuardOf,
+    /// A valid segment has come.
+    heard: AtomicBool,
+    /// Segments have timestamps: the first one of the other end had, which a box on the way may have taken out (RFC 7323 §3.2).
+    timestamps: bool,
     /// What our timestamps are ahead of the engine's clock; its lane bits are zero.
     timestamp_offset: u32,
     /// The number of the next byte that we send.
@@ -49,9 +63,11 @@ pub(super) struct Flow {
 /// The numbers that a flow begins with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
+    pub(super) guard_of: GuardOf,
     pub(super) next: u32,
     pub(super) expected: u32,
-    pub(super) echo: u32,
+    /// The other end's newest timestamp, if it has timestamps.
+    pub(super) echo: Option<u32>,
     pub(super) timestamp_offset: u32,
 }
 
@@ -65,7 +81,7 @@ pub(super) fn opening_header(
     (local, remote): Ends,
     flags: Flags,
     (sequence, acknowledgment): (u32, u32),
-    timestamps: (u32, u32),
+    timestamps: Option<(u32, u32)>,
     mss: u16,
 ) -> Header {
     Header {
@@ -105,10 +121,13 @@ impl Flow {
             local,
             role,
             key,
+            guard_of: numbers.guard_of,
+            heard: AtomicBool::new(false),
+            timestamps: numbers.echo.is_some(),
             timestamp_offset: numbers.timestamp_offset,
             next: AtomicU32::new(numbers.next),
             expected: AtomicU32::new(numbers.expected),
-            echo: AtomicU32::new(numbers.echo),
+            echo: AtomicU32::new(numbers.echo.unwrap_or(0)),
             identification: AtomicU16::new(numbers.next as u16),
             trains: AtomicU32::new(0),
             unacknowledged: AtomicU32::new(0),
@@ -127,7 +146,9 @@ impl Flow {
             acknowledgment: self.expected.load(Relaxed),
             flags,
             window: WINDOW_FIELD,
-            timestamps: (timestamp(self.timestamp_offset, now_ms, lane), self.echo.load(Relaxed)),
+            timestamps: self
+                .timestamps
+                .then(|| (timestamp(self.timestamp_offset, now_ms, lane), self.echo.load(Relaxed))),
             syn: None,
             ecn: Ecn::NotEct,
             identification: 0,
@@ -205,6 +226,9 @@ impl Flow {
         {
             self.echo.store(value, Relaxed);
         }
+        if !self.heard.load(Relaxed) {
+            self.heard.store(true, Relaxed);
+        }
         if self.heard_ms.load(Relaxed) != now_ms {
             self.heard_ms.store(now_ms, Relaxed);
         }
@@ -213,6 +237,11 @@ impl Flow {
         }
         let len = segment.payload_len as u32;
         self.unacknowledged.fetch_add(len, Relaxed).saturating_add(len)
+    }
+
+    /// Whether a valid segment has ever come.
+    pub(super) fn was_heard(&self) -> bool {
+        self.heard.load(Relaxed)
     }
 
     /// Whether a valid segment has numbers of another life of the flow.

@@ -1,8 +1,8 @@
 //! The packet path of one lane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -11,9 +11,9 @@ use packet::Ecn;
 use thiserror::Error;
 
 use super::counters::add;
-use super::flow::Flow;
+use super::flow::{Flow, GuardOf};
 use super::shared::{OpenFlow, Shared};
-use super::{ACK_BYTES, ACK_DELAY, Control, FakeTcp, Flags, Header, Segment};
+use super::{ACK_BYTES, ACK_DELAY, Control, FakeTcp, Flags, Header, Role, Segment};
 use crate::guard::{Direction, Guard, MASK_LEN};
 
 /// Flags that data does not have.
@@ -30,6 +30,8 @@ pub struct Lane<P> {
 struct Notes<P> {
     seen_generation: u64,
     listen_guard: Arc<Guard>,
+    /// On which addresses calls are taken; on all while that is not known.
+    own: Option<Arc<BTreeSet<IpAddr>>>,
     open: BTreeMap<SocketAddr, Noted<P>>,
     /// Flows from which something was received, with nothing sent since, as far as this lane knows.
     unacknowledged: Vec<SocketAddr>,
@@ -104,11 +106,54 @@ impl<P: Copy + Eq> Notes<P> {
             self.seen_generation = generation;
             self.open.clear();
             self.unacknowledged.clear();
+            self.own = shared.own_addresses();
             let window = shared.window();
             if self.listen_guard.number() != window {
                 self.listen_guard = Arc::new(Guard::new(&shared.listen_key, window));
             }
         }
+    }
+
+    /// Whether a segment of no flow is a call, and ours to take. What is not is counted.
+    fn is_called(&self, shared: &Shared<P>, to: SocketAddr) -> bool {
+        let ours = |own: &BTreeSet<IpAddr>| to.ip().is_loopback() || own.contains(&to.ip());
+        if to.port() != shared.config.listen_port {
+            add(&shared.counters.strangers, 1);
+            return false;
+        }
+        let called = self.own.as_deref().is_none_or(ours);
+        if !called {
+            add(&shared.counters.elsewhere, 1);
+        }
+        called
+    }
+
+    /// Uncovers the datagrams of a segment by the guards that its flow has not, or not yet, but may have after its last handshake. Returns
+    /// how many are valid, and by which.
+    #[cold]
+    fn unmask_call(
+        &self,
+        shared: &Shared<P>,
+        now_ms: u64,
+        segment: &Segment,
+        payload: &mut [u8],
+        segment_size: usize,
+    ) -> (usize, Option<GuardOf>) {
+        let known = self.open.get(&segment.from).map(|noted| &noted.flow);
+        if known.is_some_and(|flow| flow.guard_of != GuardOf::Clock) {
+            let valid = self.listen_guard.unmask(Direction::ToListener, payload, segment_size);
+            if valid > 0 {
+                return (valid, Some(GuardOf::Clock));
+            }
+        }
+        // Only who has our SYN-ACK is worth the hashes of a key.
+        if !shared.has_shaken_hands(segment, now_ms) {
+            return (0, None);
+        }
+        let sequence = segment.acknowledgment.wrapping_sub(1);
+        let guard = Guard::of_flow(&shared.listen_key, sequence);
+        let valid = guard.unmask(Direction::ToListener, payload, segment_size);
+        (valid, (valid > 0).then_some(GuardOf::Flow(sequence)))
     }
 
     /// The flow with that other end, if it is open; noted from now on.
@@ -122,10 +167,12 @@ impl<P: Copy + Eq> Notes<P> {
 
     #[cold]
     fn note(&mut self, shared: &Shared<P>, found: OpenFlow<P>) {
-        let guard = if Arc::ptr_eq(&found.flow.key, &shared.listen_key) {
-            Arc::clone(&self.listen_guard)
-        } else {
-            Arc::new(Guard::new(&found.flow.key, shared.window()))
+        let guard = match found.flow.guard_of {
+            GuardOf::Flow(sequence) => Arc::new(Guard::of_flow(&found.flow.key, sequence)),
+            GuardOf::Clock if Arc::ptr_eq(&found.flow.key, &shared.listen_key) => {
+                Arc::clone(&self.listen_guard)
+            }
+            GuardOf::Clock => Arc::new(Guard::new(&found.flow.key, shared.window())),
         };
         let remote = found.flow.remote;
         self.open.insert(remote, Noted { flow: found.flow, guard, path: found.path, listed: false });
@@ -159,6 +206,7 @@ impl<P: Copy + Eq> Lane<P> {
         let notes = Notes {
             seen_generation: 0,
             listen_guard,
+            own: None,
             open: BTreeMap::new(),
             unacknowledged: Vec::new(),
             acknowledge_at: None,
@@ -184,29 +232,42 @@ impl<P: Copy + Eq> Lane<P> {
         let now_ms = shared.ms(now);
         let datagrams = payload.len().div_ceil(segment_size.max(1));
         let known = notes.flow(shared, segment.from).is_some();
+        let mut moved = false;
         let (guard, direction) = match notes.open.get(&segment.from) {
             Some(noted) if noted.flow.local == segment.to => (&noted.guard, noted.flow.role.incoming()),
-            None if segment.to.port() == shared.config.listen_port => {
+            // It calls another of our addresses now, and has shaken hands there.
+            Some(noted)
+                if noted.flow.role == Role::Accepted
+                    && notes.is_called(shared, segment.to)
+                    && shared.has_shaken_hands(segment, now_ms) =>
+            {
+                moved = true;
                 (&notes.listen_guard, Direction::ToListener)
             }
-            _ => {
+            Some(_) => {
                 add(&shared.counters.strangers, 1);
                 return Verdict::Nothing;
             }
+            None if notes.is_called(shared, segment.to) => (&notes.listen_guard, Direction::ToListener),
+            None => return Verdict::Nothing,
         };
-        let valid = guard.unmask(direction, payload, segment_size);
+        let mut valid = guard.unmask(direction, payload, segment_size);
+        let mut anew = ((!known || moved) && valid > 0).then_some(GuardOf::Clock);
+        if valid == 0 && direction == Direction::ToListener {
+            (valid, anew) = notes.unmask_call(shared, now_ms, segment, payload, segment_size);
+        }
         if valid < datagrams {
             add(&shared.counters.guard_failures, (datagrams - valid) as u64);
         }
         if valid == 0 {
             return Verdict::Nothing;
         }
-        if !known {
-            let Some(found) = shared.accept(segment, now_ms) else { return Verdict::Nothing };
+        if let Some(guard_of) = anew {
+            let Some(found) = shared.accept(segment, guard_of, now_ms) else { return Verdict::Nothing };
             notes.note(shared, found);
         }
         notes.advance(shared, now, segment, now_ms);
-        Verdict::Deliver { fresh: !known }
+        Verdict::Deliver { fresh: anew.is_some() }
     }
 
     /// A segment without data, or with flags that data does not have.
@@ -225,12 +286,11 @@ impl<P: Copy + Eq> Lane<P> {
                 None => add(&counters.strangers, 1),
             }
         } else if flags.has(Flags::SYN) {
-            if segment.to.port() == shared.config.listen_port
+            if notes.is_called(shared, segment.to)
                 && let Some(control) = shared.syn_ack(segment, now_ms)
             {
                 return Verdict::Reply(control);
             }
-            add(&counters.strangers, 1);
         } else if flags.has(Flags::FIN) {
             add(&counters.fins_ignored, 1);
         } else if let Some(noted) =

@@ -19,6 +19,10 @@
 //! - A SYN is answered from its own bytes and a secret. It costs no memory, and the answer is no larger than it.
 //! - Only a payload that is valid under the [guard](crate::guard) makes a flow, or moves the numbers of one. Flows are bounded; when
 //!   half of the room is taken, new ones must also have completed the handshake, and so live where they say.
+//! - A SYN shows by its sequence number that its sender knows the listener's key, and is answered before those of strangers, whose
+//!   number is limited. It is answered only where it is for an address of this machine.
+//! - When nothing that was sent by the clock's guard is answered, the clocks may be apart: the next handshake's flow has a
+//!   guard of its own (see [guard](crate::guard)), the one after that the clock's again, until one is answered.
 //! - A listener that was restarted takes up the numbers of the first valid segment of an old flow: the other end and every
 //!   NAT on the way notice nothing. An end that dialled and hears nothing for [`SILENCE`] shakes hands again.
 //!
@@ -94,7 +98,7 @@ pub use shared::{FakeTcp, FlowStatus};
 use crate::guard::{Direction, GuardKey};
 
 /// An end that dialled, sends, and hears nothing for this long shakes hands again.
-pub const SILENCE: Duration = Duration::from_secs(5);
+pub const SILENCE: Duration = Duration::from_secs(2);
 /// An end that dialled and has nothing to send probes this often, as TCP keepalives do, so that no NAT forgets the flow.
 pub const KEEPALIVE: Duration = Duration::from_secs(25);
 /// A flow that called us is forgotten after this long without a valid segment.

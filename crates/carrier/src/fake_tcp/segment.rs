@@ -178,8 +178,8 @@ pub struct Header {
     pub flags: Flags,
     /// The window field, unscaled.
     pub window: u16,
-    /// Our clock, and the newest of theirs that we have seen.
-    pub timestamps: (u32, u32),
+    /// Our clock, and the newest of theirs that we have seen; `None` on flows that speak no timestamps.
+    pub timestamps: Option<(u32, u32)>,
     /// In a SYN.
     pub syn: Option<SynOptions>,
     /// The ECN bits of the IP header.
@@ -242,15 +242,20 @@ impl Header {
         put16(tcp, TCP_CHECKSUM, checksum::fold(pseudo));
         let stamps = if let Some(SynOptions { mss, window_scale }) = self.syn {
             let [high, low] = mss.to_be_bytes();
-            tcp[20..28].copy_from_slice(&[2, 4, high, low, 4, 2, 8, 10]);
+            tcp[20..26].copy_from_slice(&[2, 4, high, low, 4, 2]);
             tcp[36..].copy_from_slice(&[1, 3, 3, window_scale]);
-            28
+            &mut tcp[26..36]
         } else {
-            tcp[20..24].copy_from_slice(&[1, 1, 8, 10]);
-            24
+            tcp[20..22].copy_from_slice(&[1, 1]);
+            &mut tcp[22..32]
         };
-        put32(tcp, stamps, self.timestamps.0);
-        put32(tcp, stamps + 4, self.timestamps.1);
+        // No-ops where they are not spoken: the headers of a flow keep their length.
+        stamps.fill(1);
+        if let Some((value, echo)) = self.timestamps {
+            stamps[..2].copy_from_slice(&[8, 10]);
+            put32(stamps, 2, value);
+            put32(stamps, 6, echo);
+        }
         len
     }
 }
@@ -291,7 +296,7 @@ mod tests {
             acknowledgment: 0x0102_0304,
             flags: Flags::PSH | Flags::ACK,
             window: 501,
-            timestamps: (0x1111_2222, 0x3333_4444),
+            timestamps: Some((0x1111_2222, 0x3333_4444)),
             syn: None,
             ecn: Ecn::Ect0,
             identification: 77,
@@ -317,7 +322,7 @@ mod tests {
             assert_eq!((read.from, read.to), (data.from, data.to));
             assert_eq!((read.sequence, read.acknowledgment), (data.sequence, data.acknowledgment));
             assert_eq!((read.flags, read.window, read.ecn), (data.flags, data.window, data.ecn));
-            assert_eq!((read.timestamps, read.payload_len), (Some(data.timestamps), 12));
+            assert_eq!((read.timestamps, read.payload_len), (data.timestamps, 12));
             assert_eq!(read.end(), data.sequence.wrapping_add(12));
             assert_eq!(&bytes[read.header_len..], b"some payload");
 
@@ -326,7 +331,7 @@ mod tests {
             let bytes = packet(&opening, b"");
             let read = Segment::parse(&bytes, bytes.len()).unwrap();
             assert_eq!((read.mss, read.window_scale, read.sack_permitted), (Some(1460), Some(10), true));
-            assert_eq!(read.timestamps, Some(data.timestamps));
+            assert_eq!(read.timestamps, data.timestamps);
             assert_eq!(read.end(), data.sequence.wrapping_add(1));
         }
     }

@@ -1,7 +1,7 @@
 //! What all lanes share: the flows, the secret of the sequence numbers, timers. Everything here is off the packet path.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 
 use super::counters::add;
-use super::flow::{Flow, Numbers, opening_header, timestamp};
+use super::flow::{Flow, GuardOf, Numbers, opening_header, timestamp};
 use super::{
     Config, Control, Counters, Ends, Flags, HELD_BYTES_MAX, HELD_MAX, IDLE, KEEPALIVE, LANE_BITS, Lane, Role,
     SILENCE, SYN_RETRY, Segment,
@@ -25,8 +25,13 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE_TICK: Duration = Duration::from_secs(10);
 /// For so many seconds, and as many again, a SYN-ACK's number proves a handshake.
 const ISN_SLOT_SECONDS: u64 = 64;
-/// A full table gives the room of a flow that was silent for this long.
+/// A full table gives the room of a validated flow that was silent for this long.
 const EVICT_AFTER: Duration = Duration::from_mins(1);
+/// Flows from one source, an IPv4 address or an IPv6 /64, that no session has been proved on.
+pub(super) const UNVALIDATED_PER_SOURCE_MAX: usize = 64;
+/// SYNs answered a second: of callers that show our key, and of strangers, who are answered at all because every listener does.
+const CALLERS_PER_SECOND: u32 = 2_000;
+const STRANGERS_PER_SECOND: u32 = 100;
 
 /// The engine. Clones are handles on the same one.
 #[derive(Debug)]
@@ -50,7 +55,40 @@ pub(super) struct Shared<P> {
     /// When timers are due.
     due_ms: AtomicU64,
     pub(super) counters: Counters,
+    syns: Mutex<Syns>,
+    /// The addresses of this machine on which calls are taken; `None` before anybody has told.
+    own: Mutex<Option<Arc<BTreeSet<IpAddr>>>>,
     table: Mutex<Table<P>>,
+}
+
+/// How many more SYNs are answered.
+#[derive(Debug)]
+struct Syns {
+    callers: Allowance,
+    strangers: Allowance,
+}
+
+/// So many a second, and at most those of one second at once.
+#[derive(Debug)]
+struct Allowance {
+    per_second: u32,
+    thousandths: u64,
+    at_ms: u64,
+}
+
+impl Allowance {
+    fn new(per_second: u32) -> Self {
+        Self { per_second, thousandths: u64::from(per_second) * 1_000, at_ms: 0 }
+    }
+
+    fn take(&mut self, now_ms: u64) -> bool {
+        let gained = now_ms.saturating_sub(self.at_ms).min(1_000) * u64::from(self.per_second);
+        self.at_ms = self.at_ms.max(now_ms);
+        self.thousandths = (self.thousandths + gained).min(u64::from(self.per_second) * 1_000);
+        let left = self.thousandths.checked_sub(1_000);
+        self.thousandths = left.unwrap_or(self.thousandths);
+        left.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +104,8 @@ struct Entry<P> {
     flow: Arc<Flow>,
     path: Option<P>,
     opening: Option<Opening>,
+    /// A session was proved on it.
+    validated: bool,
     /// The largest segment that we take.
     mss: u16,
 }
@@ -78,6 +118,8 @@ struct Opening {
     next_at_ms: u64,
     /// The SYN was answered; what waits is about to be sent.
     answered: bool,
+    /// Which guard the flow will have: the clock's, or its own.
+    by_clock: bool,
     /// Datagrams that wait for its end.
     held: Vec<Vec<u8>>,
 }
@@ -115,6 +157,11 @@ impl<P: Copy + Eq> FakeTcp<P> {
             window: AtomicU64::new(window_number(unix_time)),
             due_ms: AtomicU64::new(IDLE_TICK.as_millis() as u64),
             counters: Counters::default(),
+            syns: Mutex::new(Syns {
+                callers: Allowance::new(CALLERS_PER_SECOND),
+                strangers: Allowance::new(STRANGERS_PER_SECOND),
+            }),
+            own: Mutex::new(None),
             table: Mutex::new(Table { entries: BTreeMap::new(), dials: 0 }),
         }))
     }
@@ -151,17 +198,24 @@ impl<P: Copy + Eq> FakeTcp<P> {
         }
         table.dials += 1;
         let ends = (local, remote);
-        let next = self.0.hash(b"dial", ends, table.dials) as u32;
-        let numbers = Numbers { next, expected: 0, echo: 0, timestamp_offset: self.0.timestamp_offset(ends) };
+        let next = key.opening_number(self.0.hash(b"dial", ends, table.dials) as u32);
+        let numbers = Numbers {
+            guard_of: GuardOf::Clock,
+            next,
+            expected: 0,
+            echo: None,
+            timestamp_offset: self.0.timestamp_offset(ends),
+        };
         let flow = Arc::new(Flow::new(ends, Role::Dialled, Arc::new(key), numbers, now_ms));
         let opening = Some(Opening {
             sequence: next,
             attempts: 0,
             next_at_ms: now_ms,
             answered: false,
+            by_clock: true,
             held: Vec::new(),
         });
-        table.entries.insert(remote, Entry { flow, path: path.into(), opening, mss });
+        table.entries.insert(remote, Entry { flow, path: path.into(), opening, validated: false, mss });
         self.0.due_ms.fetch_min(now_ms, Relaxed);
         self.0.forget();
     }
@@ -187,6 +241,24 @@ impl<P: Copy + Eq> FakeTcp<P> {
         self.0.forget();
         let header = entry.flow.fin(self.0.ms(now));
         entry.opening.is_none().then_some(Control { header, path: entry.path })
+    }
+
+    /// Tells on which addresses calls are taken: those of this machine, or the one that is listened on. A segment for any other address
+    /// is one that the machine forwards, or of another program, and is left alone.
+    pub fn set_own_addresses(&self, own: impl IntoIterator<Item = IpAddr>) {
+        let own: BTreeSet<IpAddr> = own.into_iter().collect();
+        let mut known = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(&own) {
+            *known = Some(Arc::new(own));
+            self.0.forget();
+        }
+    }
+
+    /// A session was proved on a flow: it makes room for others only when it is silent and there is nobody else to.
+    pub fn validate(&self, remote: SocketAddr) {
+        if let Some(entry) = self.0.table().entries.get_mut(&remote) {
+            entry.validated = true;
+        }
     }
 
     /// Notes the way to the other end of a flow.
@@ -282,12 +354,15 @@ impl<P: Copy + Eq> Shared<P> {
             if unanswered != 0 && now_ms.saturating_sub(unanswered) >= SILENCE.as_millis() as u64 {
                 // Whatever kept the flow alive on the way has forgotten it. New numbers, as a new connection has.
                 *dials += 1;
-                let sequence = self.hash(b"dial", (flow.local, flow.remote), *dials) as u32;
+                let noise = self.hash(b"dial", (flow.local, flow.remote), *dials) as u32;
+                let sequence = flow.key.opening_number(noise);
                 entry.opening = Some(Opening {
                     sequence,
                     attempts: 0,
                     next_at_ms: now_ms,
                     answered: false,
+                    // Where nothing was ever heard, the guard of the other kind may be the one that is understood.
+                    by_clock: (flow.guard_of == GuardOf::Clock) == flow.was_heard(),
                     held: Vec::new(),
                 });
                 self.forget();
@@ -302,7 +377,7 @@ impl<P: Copy + Eq> Shared<P> {
             let retry = SYN_RETRY * (1 << opening.attempts.min(2));
             opening.attempts += 1;
             opening.next_at_ms = now_ms + retry.as_millis() as u64;
-            let stamps = (self.timestamp((flow.local, flow.remote), now_ms), 0);
+            let stamps = Some((self.timestamp((flow.local, flow.remote), now_ms), 0));
             let ends = (flow.local, flow.remote);
             let header = opening_header(ends, Flags::SYN, (opening.sequence, 0), stamps, entry.mss);
             add(&self.counters.syns_sent, 1);
@@ -349,14 +424,37 @@ impl<P: Copy + Eq> Shared<P> {
         (0..2).any(|age| self.cookie(ends, now_ms, age) == acknowledged)
     }
 
+    /// The addresses on which calls are taken.
+    pub(super) fn own_addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether one more SYN is answered.
+    fn may_answer(&self, caller: bool, now_ms: u64) -> bool {
+        let mut syns = self.syns.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = if caller { syns.callers.take(now_ms) } else { syns.strangers.take(now_ms) };
+        if !taken {
+            add(&self.counters.syns_limited, 1);
+        }
+        taken
+    }
+
     /// The answer to a SYN.
     pub(super) fn syn_ack(&self, segment: &Segment, now_ms: u64) -> Option<Control<P>> {
-        // What dials us has timestamps, as nearly everything has today. A scan that has not learns nothing.
-        let (value, _) = segment.timestamps?;
+        // What dials us has timestamps, as nearly everything has today, unless a box on the way takes them out. A scan that has none
+        // learns nothing.
+        let caller = self.listen_key.is_opening_number(segment.sequence);
+        if segment.timestamps.is_none() && !caller {
+            add(&self.counters.strangers, 1);
+            return None;
+        }
+        if !self.may_answer(caller, now_ms) {
+            return None;
+        }
         let ends = (segment.to, segment.from);
         add(&self.counters.syns_answered, 1);
         let numbers = (self.cookie(ends, now_ms, 0), segment.sequence.wrapping_add(1));
-        let stamps = (self.timestamp(ends, now_ms), value);
+        let stamps = segment.timestamps.map(|(value, _)| (self.timestamp(ends, now_ms), value));
         // No more than was asked for: what fits one way fits the other.
         let mss = segment.mss.unwrap_or(536);
         let header = opening_header(ends, Flags::SYN | Flags::ACK, numbers, stamps, mss);
@@ -372,10 +470,15 @@ impl<P: Copy + Eq> Shared<P> {
         if entry.flow.local != segment.to || segment.acknowledgment != expected {
             return None;
         }
+        let guard_of = if opening.by_clock { GuardOf::Clock } else { GuardOf::Flow(segment.sequence) };
+        if guard_of != GuardOf::Clock {
+            add(&self.counters.flows_without_clock, 1);
+        }
         let numbers = Numbers {
+            guard_of,
             next: expected,
             expected: segment.sequence.wrapping_add(1),
-            echo: segment.timestamps.map_or(0, |(value, _)| value),
+            echo: segment.timestamps.map(|(value, _)| value),
             timestamp_offset: self.timestamp_offset((segment.to, segment.from)),
         };
         let ends = (segment.to, segment.from);
@@ -434,37 +537,52 @@ impl<P: Copy + Eq> Shared<P> {
         entry.opening.is_none().then(|| OpenFlow { flow: Arc::clone(&entry.flow), path: entry.path })
     }
 
-    /// Makes a flow of a segment that has proved to be from somebody who knows our key. `None` when there is no room.
-    pub(super) fn accept(&self, segment: &Segment, now_ms: u64) -> Option<OpenFlow<P>> {
+    /// Makes a flow of a segment that has proved to be from somebody who knows our key, or gives one that called us the guard, or our address,
+    /// that it has now. `None` when there is no room.
+    pub(super) fn accept(&self, segment: &Segment, guard_of: GuardOf, now_ms: u64) -> Option<OpenFlow<P>> {
         let shaken = self.has_shaken_hands(segment, now_ms);
         let ends = (segment.to, segment.from);
         let numbers = Numbers {
+            guard_of,
             next: segment.acknowledgment,
             expected: segment.sequence,
-            echo: segment.timestamps.map_or(0, |(value, _)| value),
+            echo: segment.timestamps.map(|(value, _)| value),
             timestamp_offset: self.timestamp_offset(ends),
         };
         let mut table = self.table();
-        if let Some(entry) = table.entries.get(&segment.from) {
+        if let Some(entry) = table.entries.get_mut(&segment.from) {
+            let changed = entry.flow.guard_of != guard_of || entry.flow.local != segment.to;
+            if entry.flow.role == Role::Accepted && changed {
+                let key = Arc::clone(&self.listen_key);
+                entry.flow = Arc::new(Flow::new(ends, Role::Accepted, key, numbers, now_ms));
+                add(&self.counters.flows_renewed, 1);
+                self.forget();
+            }
             // Another lane was first; or it is a flow that we dial, and whose handshake is not done.
             let known = OpenFlow { flow: Arc::clone(&entry.flow), path: entry.path };
             return entry.opening.is_none().then_some(known);
         }
-        if !self.make_room(&mut table, shaken, now_ms) {
+        if !self.make_room(&mut table, segment.from.ip(), shaken, now_ms) {
             add(&self.counters.flows_full, 1);
             return None;
         }
         let flow = Arc::new(Flow::new(ends, Role::Accepted, Arc::clone(&self.listen_key), numbers, now_ms));
-        let entry = Entry { flow: Arc::clone(&flow), path: None, opening: None, mss: 0 };
+        let entry = Entry { flow: Arc::clone(&flow), path: None, opening: None, validated: false, mss: 0 };
         table.entries.insert(segment.from, entry);
+        if guard_of != GuardOf::Clock {
+            add(&self.counters.flows_without_clock, 1);
+        }
         add(if shaken { &self.counters.flows_accepted } else { &self.counters.flows_resumed }, 1);
         Some(OpenFlow { flow, path: None })
     }
 
     /// Whether there is room for one more flow. The last half is for those who have shaken hands: the others may have
-    /// given us any source address, with a segment they have seen somewhere.
-    fn make_room(&self, table: &mut Table<P>, shaken: bool, now_ms: u64) -> bool {
+    /// given us any source address, with a segment they have seen somewhere. Flows that a session was proved on outlive all others.
+    fn make_room(&self, table: &mut Table<P>, from: IpAddr, shaken: bool, now_ms: u64) -> bool {
         let max = self.config.flows_max;
+        if of_source(table, from).filter(|entry| !entry.validated).count() >= UNVALIDATED_PER_SOURCE_MAX {
+            return false;
+        }
         if table.entries.len() < if shaken { max } else { max / 2 } {
             return true;
         }
@@ -473,11 +591,31 @@ impl<P: Copy + Eq> Shared<P> {
         }
         let silent = now_ms.saturating_sub(EVICT_AFTER.as_millis() as u64);
         let accepted = table.entries.values().filter(|entry| entry.flow.role == Role::Accepted);
-        let oldest = accepted.map(|entry| (entry.flow.heard_ms.load(Relaxed), entry.flow.remote)).min();
-        let Some((_, remote)) = oldest.filter(|&(heard, _)| heard < silent) else { return false };
+        // False comes first: what was never validated, and of those the one silent for longest.
+        let oldest = accepted
+            .map(|entry| (entry.validated, entry.flow.heard_ms.load(Relaxed), entry.flow.remote))
+            .min_by_key(|&(validated, heard, _)| (validated, heard));
+        let Some((_, _, remote)) = oldest.filter(|&(validated, heard, _)| !validated || heard < silent)
+        else {
+            return false;
+        };
         table.entries.remove(&remote);
         add(&self.counters.flows_expired, 1);
         self.forget();
         true
     }
+}
+
+/// The flows that called us from one source: an IPv4 address or, since a host has one to itself, an IPv6 /64.
+fn of_source<P>(table: &Table<P>, from: IpAddr) -> impl Iterator<Item = &Entry<P>> {
+    let (first, last) = match from {
+        IpAddr::V4(_) => (from, from),
+        IpAddr::V6(address) => {
+            let host = u128::from(u64::MAX);
+            let bits = address.to_bits();
+            (Ipv6Addr::from_bits(bits & !host).into(), Ipv6Addr::from_bits(bits | host).into())
+        }
+    };
+    let range = SocketAddr::new(first, 0)..=SocketAddr::new(last, u16::MAX);
+    table.entries.range(range).map(|(_, entry)| entry).filter(|entry| entry.flow.role == Role::Accepted)
 }

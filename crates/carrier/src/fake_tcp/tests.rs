@@ -151,7 +151,11 @@ fn a_flow_opens_as_the_rfc_says_and_what_waited_follows() {
     let syn_ack = server.receive(now, &syn).remove(0);
     let y = syn_ack.header.sequence;
     assert_eq!(syn_ack.text(y, x), "SA seq 0 ack 1 len 0");
-    assert_eq!(syn_ack.header.timestamps.1, syn.header.timestamps.0, "the timestamp is echoed");
+    assert_eq!(
+        syn_ack.header.timestamps.unwrap().1,
+        syn.header.timestamps.unwrap().0,
+        "the timestamp is echoed"
+    );
     assert!(server.engine.flows().is_empty(), "a SYN costs no memory");
 
     let answers = client.receive(now, &syn_ack);
@@ -167,8 +171,11 @@ fn a_flow_opens_as_the_rfc_says_and_what_waited_follows() {
 
     let reply = server.send(now + MS, client_address(), &[3, 4, 5]).unwrap();
     assert_eq!(reply.text(y, x), "PA seq 1 ack 201 len 300");
-    assert_eq!(reply.header.timestamps.1, answers[2].header.timestamps.0);
-    assert!(reply.header.timestamps.0.wrapping_sub(syn_ack.header.timestamps.0) == 16, "a millisecond later");
+    assert_eq!(reply.header.timestamps.unwrap().1, answers[2].header.timestamps.unwrap().0);
+    assert!(
+        reply.header.timestamps.unwrap().0.wrapping_sub(syn_ack.header.timestamps.unwrap().0) == 16,
+        "a millisecond later"
+    );
     client.receive(now, &reply);
     assert_eq!(client.got.len(), 3);
     let next = client.send(now, server_address(), &[6]).unwrap();
@@ -273,12 +280,12 @@ fn a_flood_of_syns_and_noise_keeps_no_state_and_is_counted() {
         let from = SocketAddr::new([198, 51, 100, (port % 250) as u8].into(), port);
         let flood =
             Wire { header: Header { from, sequence: u32::from(port) * 7_919, ..syn.header }, ..syn.clone() };
-        let answers = server.receive(now, &flood);
-        assert_eq!(answers.len(), 1);
-        assert!(
-            answers[0].header.header_len() <= flood.header.header_len(),
-            "the answer is not larger than the question"
-        );
+        for answer in server.receive(now, &flood) {
+            assert!(
+                answer.header.header_len() <= flood.header.header_len(),
+                "the answer is not larger than the question"
+            );
+        }
         let noise: Vec<u8> = (0..SIZE).map(|i| (i as u16 * 31 + port) as u8 | 1).collect();
         let header = Header { flags: Flags::ACK, syn: None, ..flood.header };
         assert!(server.receive(now, &Wire { header, payload: noise }).is_empty());
@@ -286,19 +293,120 @@ fn a_flood_of_syns_and_noise_keeps_no_state_and_is_counted() {
         assert!(server.receive(now, &Wire { header: scan, payload: Vec::new() }).is_empty());
     }
     let counts = server.counts();
-    assert_eq!((counts.syns_answered, counts.guard_failures, counts.strangers), (10_000, 10_000, 10_000));
+    assert_eq!((counts.guard_failures, counts.strangers), (10_000, 10_000));
+    assert_eq!(counts.syns_answered + counts.syns_limited, 10_000);
+    assert!(counts.syns_answered < 200, "{} of a flood were answered", counts.syns_answered);
     assert!(server.engine.flows().is_empty());
+    // Who has our key is answered all the same.
+    let (to, from) = (server_address(), client_address());
+    for port in 1..=500 {
+        let mut caller = End::new(0, 3, now);
+        caller.engine.dial(to, SocketAddr::new(from.ip(), port), key(), 1460, 9, now);
+        assert_eq!(server.receive(now, &caller.timers(now).remove(0)).len(), 1, "caller {port}");
+    }
 }
 
 #[test]
-fn other_ports_and_syns_without_timestamps_are_not_answered() {
+fn calls_are_answered_again_after_a_flood_and_never_faster_than_the_limit() {
+    let start = Instant::now();
+    let mut server = End::new(443, 2, start);
+    let syn = ends(start).0.timers(start).remove(0);
+    let flood = |server: &mut End, now| {
+        let answered = server.counts().syns_answered;
+        for number in 0..1_000_u32 {
+            let sequence = number.wrapping_mul(0x9e37_79b9);
+            server.receive(now, &Wire { header: Header { sequence, ..syn.header }, ..syn.clone() });
+        }
+        server.counts().syns_answered - answered
+    };
+    let first = flood(&mut server, start);
+    assert!((100..150).contains(&first), "the allowance of a second: {first}");
+    assert!(flood(&mut server, start) < 5, "is used up");
+    let later = flood(&mut server, start + Duration::from_hours(1));
+    assert!(later < 150, "and does not pile up: {later}");
+}
+
+#[test]
+fn what_a_router_forwards_to_the_port_is_left_alone() {
+    let now = Instant::now();
+    let (mut client, mut server) = ends(now);
+    let own: std::net::IpAddr = "192.0.2.9".parse().unwrap();
+    server.engine.set_own_addresses([own]);
+    let syn = client.timers(now).remove(0);
+    assert!(server.receive(now, &syn).is_empty(), "the far server's to answer");
+    let (mut other, mut reached) = connected(now);
+    let data = other.send(now, server_address(), &[2]).unwrap();
+    server.receive(now, &data);
+    assert!(server.got.is_empty() && server.engine.flows().is_empty());
+    assert_eq!((server.counts().elsewhere, server.counts().strangers), (2, 0));
+    reached.receive(now, &data);
+    assert_eq!(reached.got.len(), 2);
+    // An address that the machine gets later is one to answer on.
+    server.engine.set_own_addresses([own, server_address().ip()]);
+    assert_eq!(server.receive(now, &syn).len(), 1);
+}
+
+/// Calls `server` from `from` and sends one datagram. Returns whether it arrived.
+fn call(server: &mut End, from: SocketAddr, now: Instant) -> bool {
+    let mut caller = End::new(0, 5, now);
+    let to = SocketAddr::new(
+        if from.is_ipv4() { server_address().ip() } else { "2001:db8::2".parse().unwrap() },
+        443,
+    );
+    caller.engine.dial(to, from, key(), 1460, 9, now);
+    let syn = caller.timers(now).remove(0);
+    let syn_ack = server.receive(now, &syn).remove(0);
+    caller.receive(now, &syn_ack);
+    let before = server.got.len();
+    server.receive(now, &caller.send(now, to, &[1]).unwrap());
+    server.got.len() > before
+}
+
+#[test]
+fn one_source_does_not_fill_the_table_and_a_slash_64_is_one_source() {
+    let now = Instant::now();
+    let mut server = End::new(443, 2, now);
+    for port in 1..=200 {
+        call(&mut server, SocketAddr::new(client_address().ip(), port), now);
+        let host = format!("[2001:db8:0:7::{port:x}]:4000");
+        call(&mut server, host.parse().unwrap(), now);
+    }
+    assert_eq!(server.engine.flows().len(), 2 * shared::UNVALIDATED_PER_SOURCE_MAX);
+    assert!(call(&mut server, "192.0.2.77:4000".parse().unwrap(), now), "others find room");
+    assert!(call(&mut server, "[2001:db8:0:8::1]:4000".parse().unwrap(), now));
+    // Peers behind one NAT are no flood.
+    for flow in server.engine.flows() {
+        server.engine.validate(flow.remote);
+    }
+    assert!(call(&mut server, SocketAddr::new(client_address().ip(), 4_000), now));
+}
+
+#[test]
+fn flows_that_a_session_was_proved_on_outlive_all_others() {
+    let start = Instant::now();
+    let config = Config { flows_max: 8, ..Config::new(key(), 443, [2; 32]) };
+    let mut server = End::with(config, start);
+    let peer: SocketAddr = "192.0.2.77:4000".parse().unwrap();
+    assert!(call(&mut server, peer, start));
+    server.engine.validate(peer);
+    // A minute of silence later, more callers than there is room for, each of them younger.
+    let later = start + Duration::from_mins(2);
+    for number in 1..=50 {
+        assert!(call(&mut server, SocketAddr::new([198, 51, 100, number].into(), 4_000), later), "{number}");
+    }
+    assert!(server.engine.flows().iter().any(|flow| flow.remote == peer));
+    assert_eq!(server.engine.flows().len(), 8);
+}
+
+#[test]
+fn other_ports_and_strangers_without_timestamps_are_not_answered() {
     let now = Instant::now();
     let mut server = End::new(443, 2, now);
     let (mut client, _) = ends(now);
     let syn = client.timers(now).remove(0);
     let to = SocketAddr::new(server_address().ip(), 444);
     assert!(server.receive(now, &Wire { header: Header { to, ..syn.header }, ..syn.clone() }).is_empty());
-    let bare = Segment { timestamps: None, ..syn.segment() };
+    let bare = Segment { timestamps: None, sequence: 12_345, ..syn.segment() };
     assert_eq!(server.lane.receive(now, &bare, &mut [], 0), Verdict::Nothing);
     assert_eq!(server.counts().strangers, 2);
 }
@@ -317,7 +425,10 @@ fn the_room_for_flows_is_bounded_and_its_last_half_is_for_those_who_live_where_t
     }
     assert_eq!(server.engine.flows().len(), 4);
     assert_eq!(server.counts().flows_full, 96);
-    // Those who shake hands find room, until there is none.
+    // Those who shake hands find room, until there is none that nobody was proved on.
+    for flow in server.engine.flows() {
+        server.engine.validate(flow.remote);
+    }
     let mut joined = 0;
     for port in 1_000..1_010 {
         let from = SocketAddr::new(client_address().ip(), port);
@@ -330,6 +441,7 @@ fn the_room_for_flows_is_bounded_and_its_last_half_is_for_those_who_live_where_t
         let before = server.got.len();
         server.receive(now, &caller.send(now, server_address(), &[1]).unwrap());
         joined += server.got.len() - before;
+        server.engine.validate(from);
     }
     assert_eq!((joined, server.engine.flows().len()), (4, 8));
     // Silent ones make room for them, later.
@@ -526,7 +638,7 @@ fn lanes_share_the_numbers_of_a_flow_and_can_be_told_apart() {
     let first = client.send(now, server_address(), &[2]).unwrap();
     let second = other.send(now, server_address(), &[3]).unwrap();
     assert_eq!(second.header.sequence, first.segment().end());
-    let lane = |wire: &Wire| wire.header.timestamps.0 & ((1 << LANE_BITS) - 1);
+    let lane = |wire: &Wire| wire.header.timestamps.unwrap().0 & ((1 << LANE_BITS) - 1);
     assert_eq!((lane(&first), lane(&second)), (0, 5));
     server.receive(now, &second);
     server.receive(now, &first);
@@ -561,4 +673,88 @@ fn datagrams_of_a_train_that_are_not_valid_are_counted_and_the_others_delivered(
     assert_ne!(server.got[2], datagram(3));
     assert_eq!(server.got[3], datagram(4));
     assert_eq!(server.counts().guard_failures, 1);
+}
+
+/// Opens a flow through a wire that changes every segment, and returns what the first datagram meets at the server.
+fn open_through(client: &mut End, server: &mut End, now: Instant, change: impl Fn(Wire) -> Wire) {
+    let syn = change(client.timers(now).into_iter().find(|wire| wire.header.flags.has(Flags::SYN)).unwrap());
+    let syn_ack = change(server.receive(now, &syn).remove(0));
+    for wire in client.receive(now, &syn_ack) {
+        server.receive(now, &change(wire));
+    }
+}
+
+#[test]
+fn a_box_that_takes_timestamps_out_of_all_segments_stops_nobody() {
+    let now = Instant::now();
+    let (mut client, mut server) = ends(now);
+    let strip = |mut wire: Wire| {
+        wire.header.timestamps = None;
+        wire
+    };
+    client.send(now, server_address(), &[1]).unwrap_err();
+    open_through(&mut client, &mut server, now, strip);
+    assert_eq!(server.got, [datagram(1)]);
+    let reply = server.send(now, client_address(), &[2]).unwrap();
+    assert_eq!(reply.header.timestamps, None, "who was told of none sends none (RFC 7323 §3.2)");
+    client.receive(now, &strip(reply));
+    assert_eq!(client.got, [datagram(2)]);
+}
+
+#[test]
+fn clocks_years_apart_cost_one_more_handshake() {
+    let start = Instant::now();
+    let (mut client, mut server) = ends(start);
+    let years = Duration::from_hours(24 * 365 * 3);
+    client.send(start, server_address(), &[1]).unwrap_err();
+    // The caller's clock stands three years back.
+    let timers = |client: &mut End, now: Instant| {
+        let mut out = Vec::new();
+        client.engine.handle_timeout(now, UNIX.saturating_sub(years), &mut out);
+        out.into_iter().map(control).collect::<Vec<_>>()
+    };
+    for (now, arrives) in [(start, false), (start + SILENCE + MS, true)] {
+        let syn = timers(&mut client, now).remove(0);
+        let syn_ack = server.receive(now, &syn).remove(0);
+        for wire in client.receive(now, &syn_ack) {
+            server.receive(now, &wire);
+        }
+        client.send(now, server_address(), &[2]).into_iter().for_each(|wire| {
+            server.receive(now, &wire);
+        });
+        assert_eq!(!server.got.is_empty(), arrives);
+    }
+    let now = start + SILENCE + MS;
+    let reply = server.send(now, client_address(), &[3]).unwrap();
+    client.receive(now, &reply);
+    assert_eq!(client.got, [datagram(3)]);
+    assert_eq!((client.counts().flows_without_clock, server.counts().flows_without_clock), (1, 1));
+    // A handshake anew keeps the guard that was understood.
+    let later = now + SILENCE + SILENCE;
+    client.send(later, server_address(), &[4]).unwrap();
+    let syn = timers(&mut client, later + SILENCE + MS).remove(0);
+    let syn_ack = server.receive(later, &syn).remove(0);
+    client.receive(later, &syn_ack);
+    server.receive(later, &client.send(later, server_address(), &[5]).unwrap());
+    assert_eq!(server.got.last(), Some(&datagram(5)));
+}
+
+#[test]
+fn a_caller_that_comes_to_another_of_our_addresses_is_no_stranger() {
+    let now = Instant::now();
+    let (mut old, mut server) = connected(now);
+    // The name that it calls has another address now; its own port stays.
+    let other: SocketAddr = "192.0.2.3:443".parse().unwrap();
+    let mut caller = End::new(0, 5, now);
+    caller.engine.dial(other, client_address(), key(), 1460, 9, now);
+    caller.send(now, other, &[2]).unwrap_err();
+    open_through(&mut caller, &mut server, now, |wire| wire);
+    assert_eq!(server.got, [datagram(1), datagram(2)]);
+    let reply = server.send(now, client_address(), &[3]).unwrap();
+    assert_eq!(reply.header.from, other);
+    // What somebody has seen on the old flow, and sends again when its handshake is old, does not bring it back.
+    let later = now + Duration::from_mins(3);
+    let seen = old.send(now, server_address(), &[4]).unwrap();
+    server.receive(later, &seen);
+    assert_eq!(server.send(later, client_address(), &[5]).unwrap().header.from, other);
 }

@@ -28,6 +28,8 @@ const SLOTS_MIN: usize = 4;
 const SLOT_BYTES: usize = MAX_PACKET + 1 + 192;
 /// Bytes received in one round, or a little more: what comes from the TUN must not wait long.
 pub(super) const RECEIVE_BYTES_MAX: usize = 4 * MAX_PACKET;
+/// What a call counts for at least, in bytes of that budget, however little it brings: calls that bring junk, or nothing, take time too.
+pub(super) const CALL_BYTES_MIN: usize = 4_096;
 /// Packets of one call that came in parts.
 const JOINED_MAX: usize = 256;
 /// Bytes of a probe on the wire.

@@ -17,16 +17,21 @@ use packet::{Ecn, GsoType, InvalidPacket, Link, MAX_PACKET, RecvSlot, Transmit, 
 
 use super::packet_socket::{ETHERNET, PacketSocket, Received, SEGMENTS_MAX};
 use super::{Common, Family, Path};
-use crate::netlink::Watch;
+use crate::netlink::{Changes, Watch};
 
 /// Calls that bring nothing to deliver, in a row, before others get a turn.
-const FRUITLESS_MAX: usize = 16;
+const FRUITLESS_MAX: usize = 4;
 /// Calls that one family may have in a row while the other may have something, too.
 const FAMILY_TURNS: u32 = 16;
 /// Bytes before the payload of a frame that we send.
 const FRAME_HEAD_MAX: usize = VnetHeader::LEN + ETHERNET + HEADER_MAX;
 /// The way of a flow that has none is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// So often one round of acknowledgments leaves through the kernel, which otherwise would not hear that its neighbours are in use, and
+/// forget them. The host's own address translation may send these astray, which costs nothing.
+const CONFIRM_NEIGHBOUR: Duration = Duration::from_secs(1);
+/// While segments arrive, the kernel's news is read this often: an address that is new is one to answer on.
+const READ_NEWS: Duration = Duration::from_millis(100);
 
 /// Carries datagrams in crafted TCP segments; used as a [`UdpLink`](crate::udp::UdpLink) is.
 ///
@@ -42,6 +47,8 @@ pub struct FakeTcpLink {
     family: Family,
     in_a_row: u32,
     keeper: Option<Keeper>,
+    /// When acknowledgments last left through the kernel.
+    confirmed_at: Instant,
 }
 
 /// What one of the links does for all: timers, and following routes and neighbours.
@@ -49,11 +56,23 @@ pub struct FakeTcpLink {
 pub(super) struct Keeper {
     watch: Watch,
     looked_at: Instant,
+    read_at: Instant,
+    /// Read, and not acted upon yet.
+    news: Changes,
 }
 
 impl Keeper {
     pub(super) fn new(watch: Watch, now: Instant) -> Self {
-        Self { watch, looked_at: now }
+        Self { watch, looked_at: now, read_at: now, news: Changes::default() }
+    }
+
+    /// Reads the kernel's news. Returns whether addresses have changed since the last call.
+    fn read(&mut self, now: Instant) -> bool {
+        self.read_at = now;
+        // A watch that fails has nothing to say.
+        let changes = self.watch.drain().unwrap_or_default();
+        self.news = self.news.and(changes);
+        changes.addresses
     }
 }
 
@@ -67,7 +86,18 @@ impl FakeTcpLink {
     pub(super) fn new(common: Arc<Common>, number: u8, v4: PacketSocket, v6: PacketSocket) -> Self {
         let lane = common.engine.lane(number);
         let heads = Box::new([[0; MASK_LEN]; SEGMENTS_MAX]);
-        Self { common, number, lane, v4, v6, heads, family: Family::V4, in_a_row: 0, keeper: None }
+        Self {
+            common,
+            number,
+            lane,
+            v4,
+            v6,
+            heads,
+            family: Family::V4,
+            in_a_row: 0,
+            keeper: None,
+            confirmed_at: Instant::now(),
+        }
     }
 
     pub(super) fn keep(&mut self, keeper: Keeper) {
@@ -111,8 +141,10 @@ impl FakeTcpLink {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.acknowledge(now);
         let Some(keeper) = &mut self.keeper else { return };
-        // A watch that fails has nothing to say.
-        let changed = keeper.watch.drain().is_ok_and(|changes| changes.any());
+        if keeper.read(now) {
+            self.common.read_own_addresses();
+        }
+        let changed = std::mem::take(&mut keeper.news).any();
         if changed || now.saturating_duration_since(keeper.looked_at) >= LOOK_AGAIN {
             keeper.looked_at = now;
             for flow in self.common.engine.flows() {
@@ -133,8 +165,14 @@ impl FakeTcpLink {
     }
 
     fn acknowledge(&mut self, now: Instant) {
+        let through_kernel = now >= self.confirmed_at + CONFIRM_NEIGHBOUR;
         while let Some(ack) = self.lane.poll_ack(now) {
-            self.common.send_control(&ack);
+            if through_kernel {
+                self.common.send_through_kernel(&ack);
+                self.confirmed_at = now;
+            } else {
+                self.common.send_control(&ack);
+            }
         }
     }
 
@@ -277,28 +315,28 @@ impl FakeTcpLink {
                     slot.ecn = segment.ecn;
                     slots.swap(delivered, at);
                     delivered += 1;
-                    if fresh && let Ok(reach) = common.reach(segment.from.ip()) {
+                    if fresh && let Ok(reach) = common.reach(segment.to, segment.from) {
                         common.engine.set_path(segment.from, reach.path);
                     }
                 }
                 Verdict::Reply(control) => common.send_control(&control),
                 Verdict::Opened(control) => {
                     common.send_control(&control);
-                    opened.push(segment.from);
+                    opened.push((segment.to, segment.from));
                 }
                 Verdict::Nothing => {}
             }
         }
-        for remote in opened {
-            self.flow_opened(remote);
+        for (local, remote) in opened {
+            self.flow_opened(local, remote);
         }
         Ok(delivered)
     }
 
     /// Sends what has waited for a handshake. What the kernel does not take now is lost, as it would be on the way.
     #[cold]
-    fn flow_opened(&mut self, remote: SocketAddr) {
-        if let Ok(reach) = self.common.reach(remote.ip()) {
+    fn flow_opened(&mut self, local: SocketAddr, remote: SocketAddr) {
+        if let Ok(reach) = self.common.reach(local, remote) {
             self.common.engine.set_path(remote, reach.path);
         }
         for datagram in self.lane.take_held(remote) {
@@ -335,6 +373,12 @@ impl Link for FakeTcpLink {
             return Ok(0);
         }
         let now = Instant::now();
+        if let Some(keeper) = &mut self.keeper
+            && now >= keeper.read_at + READ_NEWS
+            && keeper.read(now)
+        {
+            self.common.read_own_addresses();
+        }
         let (mut empty, mut fruitless) = (0, 0);
         let result = loop {
             match self.receive(now, self.family, slots) {

@@ -228,7 +228,7 @@ impl AsFd for PacketSocket {
     }
 }
 
-fn link_address(family: Family, index: u32) -> libc::sockaddr_ll {
+pub(super) fn link_address(family: Family, index: u32) -> libc::sockaddr_ll {
     // SAFETY: a C structure of integers; all zero is a valid value of it.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;

@@ -1,7 +1,7 @@
 //! The way to an address, as netlink tells it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Family;
 use super::packet_socket::ETHERNET;
@@ -42,12 +42,13 @@ impl Reach {
     }
 }
 
-/// Finds the way to an address.
+/// Finds the way of a flow from `local`, whose address may be unspecified, to `remote`.
 ///
 /// # Errors
 /// `NetworkUnreachable` without a route.
-pub fn reach(netlink: &mut Netlink, to: IpAddr) -> io::Result<Reach> {
-    let lookup = netlink.lookup(to)?;
+pub fn reach(netlink: &mut Netlink, local: SocketAddr, remote: SocketAddr) -> io::Result<Reach> {
+    let lookup = netlink.lookup_tcp(local, remote)?;
+    let to = remote.ip();
     let link = netlink.link_by_index(lookup.index)?;
     // Loopback has 65,536.
     let mtu = u16::try_from(lookup.mtu.unwrap_or(link.mtu)).unwrap_or(u16::MAX);

@@ -10,11 +10,15 @@ use carrier::fake_tcp::{HEADER_MAX, Header, complete_checksum};
 use carrier::guard::MASK_LEN;
 
 use super::Family;
+use super::packet_socket::{ETHERNET, link_address};
+use crate::cmsg::Control;
 use crate::sys::{self, RawAddress, check_size, set_option};
 
 /// Raw sockets for both families, as far as the kernel has them.
 #[derive(Debug)]
 pub(super) struct RawSockets {
+    /// For segments whose Ethernet header is known; receives nothing.
+    frames: OwnedFd,
     v4: OwnedFd,
     v6: Option<OwnedFd>,
 }
@@ -41,10 +45,40 @@ impl RawSockets {
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { v4: open(libc::AF_INET)?, v6 })
+        let frames = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
+        Ok(Self { frames, v4: open(libc::AF_INET)?, v6 })
     }
 
-    /// Sends one segment: `mask` and `rest` are its payload.
+    /// Sends one segment without payload as a frame, past the host's own firewall and address translation, as trains leave: a
+    /// handshake that was translated here would be for another flow than its data.
+    pub(super) fn send_frame(
+        &self,
+        header: &Header,
+        index: u32,
+        ethernet: &[u8; ETHERNET],
+    ) -> io::Result<()> {
+        let mut bytes = [0; ETHERNET + HEADER_MAX];
+        let (front, packet) = bytes.split_at_mut(ETHERNET);
+        front.copy_from_slice(ethernet);
+        let Some(packet) = packet.first_chunk_mut::<HEADER_MAX>() else { return Ok(()) };
+        let len = header.write(0, packet);
+        complete_checksum(&mut packet[..len], header.ip_len(), &[]);
+        let address = link_address(Family::of(header.to.ip()), index);
+        // SAFETY: the kernel reads the frame and a `sockaddr_ll`, both borrowed until the call returns.
+        check_size(unsafe {
+            libc::sendto(
+                self.frames.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                ETHERNET + len,
+                libc::MSG_NOSIGNAL,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Sends one segment: `mask` and `rest` are its payload. It goes the way that the kernel has for its source address.
     pub(super) fn send(&self, header: &Header, mask: &[u8], rest: &[u8]) -> io::Result<()> {
         let socket = match Family::of(header.to.ip()) {
             Family::V4 => &self.v4,
@@ -55,6 +89,8 @@ impl RawSockets {
         complete_checksum(&mut bytes[..len], header.ip_len(), &[mask, rest]);
         // The kernel takes the protocol of a raw IPv6 socket from the port; 0 leaves it alone.
         let mut address = RawAddress::new(SocketAddr::new(header.to.ip(), 0));
+        let mut control = Control::EMPTY;
+        control.push_source(header.from.is_ipv6(), header.from.ip());
         let vector =
             |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let mut vectors = [vector(&bytes[..len]), vector(mask), vector(rest)];
@@ -64,7 +100,9 @@ impl RawSockets {
         message.msg_namelen = address.len();
         message.msg_iov = vectors.as_mut_ptr();
         message.msg_iovlen = vectors.len() as _;
-        // SAFETY: `message` points at an address and at vectors of bytes that are borrowed until the call returns. The
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.len() as _;
+        // SAFETY: `message` points at an address, at control messages and at vectors of bytes that are borrowed until the call returns. The
         // kernel does not write through them.
         check_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })?;
         Ok(())

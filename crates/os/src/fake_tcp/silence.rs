@@ -2,12 +2,13 @@
 //!
 //! The kernel answers a segment for a port that nobody listens on with RST, which would tear every NAT entry down. So a
 //! TCP socket of ours listens on the port, with a filter that takes nothing: the kernel finds an owner for each segment
-//! and drops it there, before its state machine, without a word. `AF_PACKET` sockets have seen the segment by then. The port is
+//! and drops it there, before its state machine, without a word. Where a filter takes more rights than `CAP_NET_RAW` (Linux 6.18 wants
+//! `CAP_NET_ADMIN`) the socket asks for a hop limit that nothing from beyond the link can have (RFC 5082), which has the same effect. `AF_PACKET` sockets have seen the segment by then. The port is
 //! reserved at the same time, and when the process ends, however it ends, nothing is left behind.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::bpf;
 use crate::sys::{self, RawAddress, check, set_option};
@@ -42,7 +43,12 @@ impl SilentPort {
         if listen.is_ipv6() {
             set_option(fd, libc::SOL_IPV6, libc::IPV6_V6ONLY, (!listen.ip().is_unspecified()).into())?;
         }
-        bpf::attach(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &[bpf::end(0)])?;
+        match bpf::attach(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &[bpf::end(0)]) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                demand_hop_limit(fd, listen.is_ipv6())?;
+            }
+            result => result?,
+        }
         sys::bind(fd, &RawAddress::new(listen))?;
         // SAFETY: no pointers.
         check(unsafe { libc::listen(fd.as_raw_fd(), 1) })?;
@@ -58,4 +64,12 @@ impl SilentPort {
             own => own == address,
         }
     }
+}
+
+/// Takes no segment whose hop limit is below the highest there is. Ours, and those of nearly all systems, begin with 64 or 128.
+fn demand_hop_limit(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_option(fd, libc::SOL_IPV6, libc::IPV6_MINHOPCOUNT, 255)?;
+    }
+    set_option(fd, libc::SOL_IP, libc::IP_MINTTL, 255)
 }

@@ -22,6 +22,17 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// These and others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            links: self.links || other.links,
+            addresses: self.addresses || other.addresses,
+            routes: self.routes || other.routes,
+            neighbours: self.neighbours || other.neighbours,
+        }
+    }
+
     /// Whether anything has.
     pub fn any(self) -> bool {
         self.links || self.addresses || self.routes || self.neighbours

@@ -1,7 +1,7 @@
 //! One UDP socket and its batched system calls.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -168,10 +168,7 @@ impl UdpLink {
         // An address of the other family cannot be meant: the kernel then chooses.
         match source.filter(|source| source.is_ipv4() == transmit.to.ip().to_canonical().is_ipv4()) {
             None => {}
-            // An IPv6 socket takes IPv4 addresses mapped here too.
-            Some(IpAddr::V4(v4)) if self.v6 => push_source_v6(control, v4.to_ipv6_mapped()),
-            Some(IpAddr::V6(v6)) => push_source_v6(control, v6),
-            Some(IpAddr::V4(v4)) => push_source_v4(control, v4),
+            Some(source) => control.push_source(self.v6, source),
         }
     }
 
@@ -250,20 +247,6 @@ pub(super) fn refuses_gso(error: &io::Error) -> bool {
 /// the only route went with it.
 fn refuses_source(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH))
-}
-
-/// `in6_pktinfo`: the source address; the interface, of which 0 means any.
-fn push_source_v6(control: &mut Control, source: Ipv6Addr) {
-    let mut info = [0; 20];
-    info[..16].copy_from_slice(&source.octets());
-    control.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, &info);
-}
-
-/// `in_pktinfo`: the interface, of which 0 means any; the source address; and one that is not looked at.
-fn push_source_v4(control: &mut Control, source: Ipv4Addr) {
-    let mut info = [0; 12];
-    info[4..8].copy_from_slice(&source.octets());
-    control.push(libc::SOL_IP, libc::IP_PKTINFO, &info);
 }
 
 /// Runs a system call again, once, when it only reports what an ICMP message said about an earlier datagram.

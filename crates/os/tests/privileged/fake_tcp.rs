@@ -17,6 +17,14 @@ use os::netns::{Netns, veth_pair};
 use os::tun::{TunConfig, TunDevice, TunQueue};
 use packet::{Ecn, Link, MAX_PACKET, RecvSlot, Transmit, Tun};
 
+#[path = "fake_tcp/networks.rs"]
+mod networks;
+use networks::{
+    fake_tcp_answers_by_the_uplink_that_was_called,
+    fake_tcp_on_a_router_leaves_other_peoples_connections_alone,
+    fake_tcp_works_behind_the_source_nat_of_its_own_host,
+};
+
 crate::tests!(
     fake_tcp_trains_cross_a_cable_byte_exact,
     fake_tcp_works_without_offloads,
@@ -32,6 +40,9 @@ crate::tests!(
     fake_tcp_devices_without_ethernet_carry_it_too,
     fake_tcp_what_is_too_large_or_has_no_flow_is_refused,
     fake_tcp_a_full_queue_pushes_back,
+    fake_tcp_works_behind_the_source_nat_of_its_own_host,
+    fake_tcp_answers_by_the_uplink_that_was_called,
+    fake_tcp_on_a_router_leaves_other_peoples_connections_alone,
     a_capture_shows_trains_whole_in_both_directions,
 );
 

@@ -1,7 +1,7 @@
 //! `iface`: the interfaces of this machine, and what a carrier would use of them.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use os::fake_tcp::reach;
 use os::netlink::{Address, Link, Netlink, Route};
@@ -84,7 +84,10 @@ fn describe(out: &mut String, netlink: &mut Netlink, link: &Link, addresses: &[A
 fn way(netlink: &mut Netlink, to: IpAddr, asked: bool) -> String {
     let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
     let name = if asked { to.to_string() } else { format!("the Internet over {family}") };
-    let Ok(reach) = reach(netlink, to) else { return format!("to {name}: no route\n") };
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    let Ok(reach) = reach(netlink, any, SocketAddr::new(to, 0)) else {
+        return format!("to {name}: no route\n");
+    };
     let source = reach.source.map_or("any".into(), |source| source.to_string());
     let hop = match (reach.gateway, reach.next_hop_mac) {
         (Some(gateway), Some(mac)) => format!("gateway {gateway} ({})", hardware_address(mac)),

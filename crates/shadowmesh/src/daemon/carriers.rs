@@ -224,8 +224,10 @@ impl Dialler {
 
     /// A peer has proved to be there: it is no stranger any more.
     pub(super) fn vouch_for(&self, carrier: Carrier, place: SocketAddr) {
-        if let (Carrier::Tcp, Some(tcp)) = (carrier, &self.tcp) {
-            tcp.vouch_for(place);
+        match (carrier, &self.fake_tcp, &self.tcp) {
+            (Carrier::FakeTcp, Some(fake_tcp), _) => fake_tcp.handle.validate(place),
+            (Carrier::Tcp, _, Some(tcp)) => tcp.vouch_for(place),
+            _ => {}
         }
     }
 

@@ -227,7 +227,7 @@ mod tests {
             acknowledgment: 2_000,
             flags: Flags::PSH | Flags::ACK,
             window: 501,
-            timestamps: (3, 4),
+            timestamps: Some((3, 4)),
             syn: None,
             ecn: Ecn::NotEct,
             identification: 1,
