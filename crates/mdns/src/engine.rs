@@ -23,7 +23,7 @@ use crate::request::{
     Browse, Config, Error, HostRegistration, Interfaces, QueryLifetime, ServiceRegistration,
 };
 use crate::service::{HostName, InstanceName, ServiceType, Subtype, Txt};
-use crate::wire::{Message, ParseError, RecordType};
+use crate::wire::{Message, NameBuf, ParseError, RecordType};
 
 /// Publications that one engine has at most.
 const PUBLICATIONS_MAX: usize = 4_096;
@@ -378,9 +378,10 @@ impl Engine {
     /// Publishes a service. [`Event::Published`] tells when its name is ours.
     ///
     /// # Errors
-    /// Too many publications, or the engine is shutting down.
+    /// Too many publications, a name or type that breaks the rules, or the engine is shutting down.
     pub fn publish(&mut self, service: ServiceRegistration, now: Instant) -> Result<PublicationId, Error> {
         self.check_publications()?;
+        service.instance.check().and_then(|()| service.service_type.check()).map_err(Error::Unfit)?;
         let (publisher, mut cx) = self.publisher(now);
         Ok(publisher.publish_service(service, &mut cx))
     }
@@ -451,6 +452,16 @@ impl Engine {
     /// # Errors
     /// Too many queries.
     pub fn resolve_host(&mut self, name: &HostName, now: Instant) -> Result<QueryId, Error> {
+        self.check_queries()?;
+        let (querier, mut cx) = self.querier(now);
+        Ok(querier.resolve_host(name.to_name(), &mut cx))
+    }
+
+    /// Looks up the addresses of a host whose name breaks the rules for host names, as that of [`Engine::resolve_host`].
+    ///
+    /// # Errors
+    /// Too many queries.
+    pub fn resolve_host_named(&mut self, name: NameBuf, now: Instant) -> Result<QueryId, Error> {
         self.check_queries()?;
         let (querier, mut cx) = self.querier(now);
         Ok(querier.resolve_host(name, &mut cx))
