@@ -45,8 +45,10 @@
 //! Packets are received in batches, into buffers made at the start; one that is of no interest, and one that only
 //! refreshes what is known, cost no allocation.
 
+mod budget;
 mod builder;
 mod command;
+mod condition;
 mod driver;
 mod error;
 mod event;
@@ -71,6 +73,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use builder::Builder;
+pub use condition::{Condition, Conditions, Unsent};
 pub use error::{Error, StartError};
 pub use event::{Addresses, Events, Instance, NameEvent, RecordEvent, ServiceEvent, TypeEvent};
 pub use interfaces::Interfaces;
@@ -109,6 +112,7 @@ pub struct Beacon {
     commands: Commands,
     next_id: Arc<AtomicU64>,
     publishes_host: bool,
+    conditions: Conditions,
 }
 
 impl Beacon {
@@ -117,8 +121,8 @@ impl Beacon {
         Builder::new()
     }
 
-    fn new(commands: Commands, publishes_host: bool) -> Self {
-        Self { commands, next_id: Arc::new(AtomicU64::new(0)), publishes_host }
+    fn new(commands: Commands, publishes_host: bool, conditions: Conditions) -> Self {
+        Self { commands, next_id: Arc::new(AtomicU64::new(0)), publishes_host, conditions }
     }
 
     // ---- searching -------------------------------------------------------------------------------------------
@@ -326,6 +330,11 @@ impl Beacon {
     }
 
     // ---- operating -------------------------------------------------------------------------------------------
+
+    /// What its user should know: that the host was renamed, or that packets do not leave.
+    pub fn conditions(&self) -> Conditions {
+        self.conditions.clone()
+    }
 
     /// Shows every packet that arrives from now on.
     pub fn monitor(&self) -> Monitor {

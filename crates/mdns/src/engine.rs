@@ -171,6 +171,17 @@ impl Engine {
         }
     }
 
+    /// What was sent to the group on an interface did not leave: its names are probed for and announced again, and its questions
+    /// asked again (RFC 6762 §8).
+    pub fn handle_unsent(&mut self, interface: u32, now: Instant) {
+        for link in self.links.of_interface(interface) {
+            let (publisher, mut cx) = self.publisher(now);
+            publisher.verify_link(link, &mut cx);
+            let (querier, mut cx) = self.querier(now);
+            querier.ask_again(link, &mut cx);
+        }
+    }
+
     /// Another program of this host took, or gave up, port 5353 (see [`Config::exclusive_port`]).
     pub fn handle_port_sharing(&mut self, exclusive: bool) {
         self.exclusive_port = exclusive;

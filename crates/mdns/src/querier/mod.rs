@@ -453,6 +453,11 @@ impl Querier {
         self.settle(cx);
     }
 
+    /// What was asked did not leave.
+    pub(crate) fn ask_again(&mut self, link: LinkId, cx: &mut Context<'_>) {
+        self.questions.restart_link(link, cx.rng, cx.now);
+    }
+
     /// The host slept, or its cable was out: everything is asked again, and what is not confirmed goes (RFC 6762 §10.3).
     pub(crate) fn verify_link(&mut self, link: LinkId, cx: &mut Context<'_>) {
         let known: Vec<EntryId> =

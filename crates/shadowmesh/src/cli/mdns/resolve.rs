@@ -1,11 +1,11 @@
 //! `mdns resolve`: where a host or a service is.
 
-use beacon::ServiceName;
+use beacon::{Beacon, Error, ServiceName};
 use serde::Serialize;
 
-use super::Network;
 use super::describe::{InstanceJson, address, details, instance_line, json_line};
 use super::names::{InterfaceNames, visible};
+use super::{Network, found_nothing};
 use crate::cli::output::{Paint, print};
 use crate::cli::usage;
 use crate::failure::Failure;
@@ -38,12 +38,19 @@ impl Args {
     }
 }
 
+fn unanswered(error: Error, beacon: &Beacon) -> Failure {
+    match error {
+        Error::NotFound(_) => found_nothing(&error.to_string(), beacon),
+        error => error.into(),
+    }
+}
+
 pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
     let beacon = network.searcher().await?;
     network.require_interfaces(&beacon).await?;
     let mut names = InterfaceNames::new()?;
     if let Some(name) = args.service()? {
-        let service = beacon.resolve_service(name).await?;
+        let service = beacon.resolve_service(name).await.map_err(|error| unanswered(error, &beacon))?;
         let instance = beacon::Instance::of(&service);
         if args.json {
             let object = InstanceJson::new("resolved", &instance, Some(&service), &mut names);
@@ -54,7 +61,7 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
             &(instance_line('=', &instance, &mut names, paint) + &details(&service, &mut names, paint)),
         );
     }
-    let addresses = beacon.resolve_host(&args.name).await?;
+    let addresses = beacon.resolve_host(&args.name).await.map_err(|error| unanswered(error, &beacon))?;
     if args.json {
         let addresses = addresses.iter().map(|known| AddressJson {
             address: address(*known, &mut names),
