@@ -461,7 +461,7 @@ impl Txt {
         Ok(Self(bytes.into()))
     }
 
-    /// What a record on the wire said, `bytes` being its checked content. An empty one counts as one empty string
+    /// What a record on the wire said. An empty one counts as one empty string
     /// (RFC 6763 §6.1).
     pub(crate) fn from_wire(bytes: &[u8]) -> Self {
         if bytes.is_empty() { Self::default() } else { Self(bytes.into()) }
@@ -474,7 +474,7 @@ impl Txt {
 
     /// The content as the data of a record.
     pub(crate) fn as_wire(&self) -> wire::Txt<'_> {
-        wire::Txt::parse(&self.0).unwrap_or(wire::Txt::EMPTY)
+        wire::Txt::as_received(&self.0)
     }
 
     /// The entries in order: key, and value if there is a `=`. Strings without a key are left out, and so are all but the
