@@ -32,7 +32,7 @@ impl Budget {
     /// When packets may be taken again, if none may now.
     pub(crate) fn blocked_until(&self, now: Instant) -> Option<Instant> {
         let owed = self.full_at.saturating_duration_since(now);
-        (owed > PACKET * BURST).then(|| now + (owed - PACKET * (BURST - BATCH)))
+        (owed > PACKET * BURST).then(|| now + owed.saturating_sub(PACKET * (BURST - BATCH)))
     }
 }
 

@@ -281,7 +281,10 @@ impl Driver {
         self.counted.sockets.failed_sends += u64::from(result.is_err());
         // That one host cannot be reached says nothing about the network.
         let Destination::Multicast(family) = transmit.to else { return };
-        let result = result.as_ref().map(|()| ()).map_err(|error| error.raw_os_error().unwrap_or_default());
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.raw_os_error().unwrap_or_default()),
+        };
         if self.refusals.note(transmit.interface, family, result) {
             self.tell_condition();
         }

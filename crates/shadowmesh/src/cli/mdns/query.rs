@@ -74,7 +74,7 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
 
 fn text_line(answer: &Answer, interface: &str) -> String {
     let Answer { name, ttl, data, .. } = answer;
-    visible(&format!("{interface:<8} {name} {ttl} {} {data}", answer.record_type())) + "\n"
+    visible(format!("{interface:<8} {name} {ttl} {} {data}", answer.record_type())) + "\n"
 }
 
 /// A record as JSON; docs/mdns.md explains the keys.
