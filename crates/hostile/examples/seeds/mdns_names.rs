@@ -2,7 +2,7 @@
 
 use crate::Seeds;
 
-pub fn all() -> Seeds {
+pub(crate) fn all() -> Seeds {
     let texts: &[(&'static str, &[u8])] = &[
         ("my-printer", b"My printer._ipp._tcp"),
         ("escaped-dot", b"Dr\\. No._http._tcp.local."),
