@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mdns::{Config, Engine, HostName};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::Beacon;
+use crate::condition::{Condition, Conditions};
 use crate::driver::Driver;
 use crate::error::StartError;
 use crate::interfaces::{InterfaceWatch, Interfaces};
@@ -114,10 +115,12 @@ impl Builder {
         let (commands, inbox) = mpsc::unbounded_channel();
         let publications = Publications::new(names, Wanted::host(&wanted));
         let suspension = Suspension::new(self.suspension_clock);
-        let mut driver = Driver::new(engine, sockets, watch, inbox, publications, suspension);
+        let wanted_host_name = self.publish_host.then_some(wanted);
+        let (condition, receiver) = watch::channel(Condition { wanted_host_name, ..Condition::default() });
+        let mut driver = Driver::new(engine, sockets, watch, inbox, publications, suspension, condition);
         driver.begin().map_err(StartError::Interfaces)?;
         tokio::spawn(driver.run());
-        Ok(Beacon::new(commands, self.publish_host))
+        Ok(Beacon::new(commands, self.publish_host, Conditions { receiver }))
     }
 
     fn chosen_host_name(&self) -> Result<HostName, StartError> {

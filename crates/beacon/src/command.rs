@@ -1,6 +1,6 @@
 //! What handles ask of the driver.
 
-use mdns::wire::RecordType;
+use mdns::wire::{NameBuf, RecordType};
 use mdns::{Browse, HostName, InstanceName, QueryLifetime, ServiceRegistration, ServiceType, Txt};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -65,7 +65,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, mdns::Error>>;
 pub(crate) enum Question {
     Services(Browse),
     Types,
-    Host(HostName),
+    Host(NameBuf),
     Service(InstanceName, ServiceType),
     Records { name: String, record_type: RecordType, lifetime: QueryLifetime },
 }

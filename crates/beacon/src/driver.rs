@@ -13,14 +13,17 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use mdns::{
-    Engine, Event, Family, InterfaceAddress, InterfaceChange, PublicationId, PublishedName, Transmit,
+    Destination, Engine, Event, Family, InterfaceAddress, InterfaceChange, PublicationId, PublishedName,
+    Transmit,
 };
 use os::multicast::Received;
 use packet::{Class, Pool, PoolConfig};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
+use crate::budget::Budget;
 use crate::command::Command;
+use crate::condition::{Condition, Refusals, Unsent};
 use crate::interfaces::{Interface, InterfaceWatch};
 use crate::monitor::Packet;
 use crate::publications::Publications;
@@ -104,6 +107,9 @@ pub(crate) struct Driver {
     sending: Box<[u8]>,
     held: Option<Held>,
     suspension: Suspension,
+    budget: Budget,
+    refusals: Refusals,
+    condition: watch::Sender<Condition>,
     /// What the driver itself counts; the rest is filled in when somebody asks.
     counted: Statistics,
     closing: Option<Closing>,
@@ -117,6 +123,7 @@ impl Driver {
         commands: mpsc::UnboundedReceiver<Command>,
         publications: Publications,
         suspension: Suspension,
+        condition: watch::Sender<Condition>,
     ) -> Self {
         Self {
             engine,
@@ -134,6 +141,9 @@ impl Driver {
             sending: vec![0; Class::SMALL_BYTES].into(),
             held: None,
             suspension,
+            budget: Budget::new(Instant::now()),
+            refusals: Refusals::default(),
+            condition,
             counted: Statistics::default(),
             closing: None,
         }
@@ -172,7 +182,11 @@ impl Driver {
                 Input::Command(None) => self.close(None),
                 Input::Packets => self.take_packets(),
                 Input::InterfacesChanged(result) => self.interfaces_changed(&result),
-                Input::Sent(result) => self.note_sent(&result),
+                Input::Sent(result) => {
+                    if let Some(Held { transmit, .. }) = self.held.take() {
+                        self.note_sent(&transmit, &result);
+                    }
+                }
                 Input::Time => {}
             }
         }
@@ -190,12 +204,17 @@ impl Driver {
             None => (deadline, false),
             Some(closing) => (deadline.min(closing.until), true),
         };
+        let blocked = self.budget.blocked_until(Instant::now());
         let Self { commands, sockets, pool, received, watch, watch_failed, sending, .. } = self;
         let changed = async { if *watch_failed { pending().await } else { watch.changed().await } };
         // While a packet waits for room, what arrives waits in the kernel.
         let traffic = async {
             if let Some(transmit) = writing {
                 return Input::Sent(sockets.send_later(&sending[..transmit.len], &transmit).await);
+            }
+            if let Some(until) = blocked {
+                sleep_until(until.into()).await;
+                return Input::Time;
             }
             sockets.recv(pool, received).await;
             Input::Packets
@@ -212,6 +231,7 @@ impl Driver {
 
     fn take_packets(&mut self) {
         let now = Instant::now();
+        self.budget.take(self.received.len(), now);
         for received in self.received.drain(..) {
             let meta = mdns::Received {
                 interface: received.interface,
@@ -247,19 +267,51 @@ impl Driver {
 
     fn send(&mut self, transmit: Transmit, now: Instant) {
         let packet = &self.sending[..transmit.len];
-        match self.sockets.send(packet, &transmit).map_err(|error| error.kind()) {
-            Ok(()) => {}
+        let result = self.sockets.send(packet, &transmit);
+        match result.as_ref().map_err(io::Error::kind) {
             Err(io::ErrorKind::WouldBlock) => self.held = Some(Held { transmit, retry: Retry::WhenWritable }),
             Err(io::ErrorKind::OutOfMemory) => {
                 self.held = Some(Held { transmit, retry: Retry::At(now + NO_BUFFERS_WAIT) });
             }
-            Err(_) => self.counted.sockets.failed_sends += 1,
+            _ => self.note_sent(&transmit, &result),
         }
     }
 
-    fn note_sent(&mut self, result: &io::Result<()>) {
-        self.held = None;
+    fn note_sent(&mut self, transmit: &Transmit, result: &io::Result<()>) {
         self.counted.sockets.failed_sends += u64::from(result.is_err());
+        // That one host cannot be reached says nothing about the network.
+        let Destination::Multicast(family) = transmit.to else { return };
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.raw_os_error().unwrap_or_default()),
+        };
+        if self.refusals.note(transmit.interface, family, result) {
+            self.tell_condition();
+        }
+    }
+
+    /// Tells what has changed of the [`Condition`].
+    fn tell_condition(&self) {
+        let families = |joined: &Joined| {
+            [(joined.ipv4, Family::V4), (joined.ipv6, Family::V6)]
+                .into_iter()
+                .filter_map(|(used, family)| used.then_some(family))
+        };
+        let links = || {
+            self.joined.iter().flat_map(|(index, joined)| {
+                families(joined).map(move |family| (joined, family, self.refusals.error(*index, family)))
+            })
+        };
+        let unsent = links().filter_map(|(joined, family, error)| {
+            let interface = joined.interface.name.clone();
+            Some(Unsent { interface, ipv6: family == Family::V6, error: error? })
+        });
+        let (unsent, sends) = (unsent.collect(), links().any(|(.., error)| error.is_none()));
+        self.condition.send_if_modified(|condition| {
+            let changed = condition.unsent != unsent || condition.sends != sends;
+            (condition.unsent, condition.sends) = (unsent, sends);
+            changed
+        });
     }
 
     // ---- interfaces and time ---------------------------------------------------------------------------------
@@ -279,6 +331,10 @@ impl Driver {
         } else {
             self.counted.failed_scans += 1;
             self.scan_at = now + RETRY;
+        }
+        // No more often than that, or a firewall that lets half of it pass would make for ever more.
+        for index in self.refusals.take_missed() {
+            self.engine.handle_unsent(index, now);
         }
     }
 
@@ -304,10 +360,12 @@ impl Driver {
         while let Some((index, interface)) = found.pop_first() {
             self.use_interface(index, interface, now);
         }
+        self.tell_condition();
     }
 
     fn leave_interface(&mut self, index: u32, now: Instant) {
         if self.joined.remove(&index).is_some() {
+            self.refusals.forget(index);
             self.sockets.leave(Family::V4, index);
             self.sockets.leave(Family::V6, index);
             self.engine.handle_interface(InterfaceChange::Down { index }, now);
@@ -398,6 +456,12 @@ impl Driver {
     }
 
     fn tell_name(&mut self, id: PublicationId, name: PublishedName, ours: bool) {
+        if let PublishedName::Host(host) = &name
+            && ours
+            && self.engine.host() == Some(id)
+        {
+            self.condition.send_modify(|condition| condition.host_name = Some(host.clone()));
+        }
         let kept = self.publications.tell(id, name, ours);
         self.counted.unsaved_names += u64::from(kept.is_err());
     }
@@ -410,6 +474,8 @@ impl Driver {
             addresses: joined.interface.addresses.iter().map(ipnet::IpNet::addr).collect(),
             ipv4: joined.ipv4,
             ipv6: joined.ipv6,
+            ipv4_send_error: self.refusals.error(*index, Family::V4),
+            ipv6_send_error: self.refusals.error(*index, Family::V6),
         });
         let mut statistics = self.counted.clone();
         statistics.engine = self.engine.statistics();

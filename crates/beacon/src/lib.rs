@@ -45,8 +45,10 @@
 //! Packets are received in batches, into buffers made at the start; one that is of no interest, and one that only
 //! refreshes what is known, cost no allocation.
 
+mod budget;
 mod builder;
 mod command;
+mod condition;
 mod driver;
 mod error;
 mod event;
@@ -71,14 +73,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use builder::Builder;
+pub use condition::{Condition, Conditions, Unsent};
 pub use error::{Error, StartError};
 pub use event::{Addresses, Events, Instance, NameEvent, RecordEvent, ServiceEvent, TypeEvent};
 pub use interfaces::Interfaces;
 pub use mailbox::Coalesce;
 pub use mdns::wire::{NameBuf, RecordData, RecordType};
 pub use mdns::{
-    Answer, HostName, InstanceName, NameError, Protocol, ResolvedService, ScopedAddress, ServiceType,
-    Subtype, Txt,
+    Answer, HostName, InstanceName, NameError, Protocol, ResolvedService, ScopedAddress, ServiceName,
+    ServiceType, ShownInstance, Subtype, Txt,
 };
 pub use monitor::{Monitor, Packet};
 pub use service::{Publication, Service};
@@ -96,6 +99,10 @@ pub const LOOKUP_TIME: Duration = Duration::from_secs(4);
 /// How long a look-up goes on after the first answer: for those of other interfaces, and in packets of their own.
 const SETTLING: Duration = Duration::from_millis(50);
 
+/// How long a look-up of a service goes on after addresses of one family, for those of the other: its question waits for up to
+/// 120 ms (RFC 6762 §5.2), and so may the answer.
+const OTHER_FAMILY: Duration = Duration::from_millis(500);
+
 /// A querier and responder. Clones are handles on the same one.
 ///
 /// It ends, and says goodbye for all that it has published, when it is [shut down](Self::shutdown), or when it and all its
@@ -105,6 +112,7 @@ pub struct Beacon {
     commands: Commands,
     next_id: Arc<AtomicU64>,
     publishes_host: bool,
+    conditions: Conditions,
 }
 
 impl Beacon {
@@ -113,8 +121,8 @@ impl Beacon {
         Builder::new()
     }
 
-    fn new(commands: Commands, publishes_host: bool) -> Self {
-        Self { commands, next_id: Arc::new(AtomicU64::new(0)), publishes_host }
+    fn new(commands: Commands, publishes_host: bool, conditions: Conditions) -> Self {
+        Self { commands, next_id: Arc::new(AtomicU64::new(0)), publishes_host, conditions }
     }
 
     // ---- searching -------------------------------------------------------------------------------------------
@@ -143,12 +151,13 @@ impl Beacon {
         self.search(Question::Types, Outbox::Types).0
     }
 
-    /// Finds the addresses of a host: `nas`, or `nas.local`.
+    /// Finds the addresses of a host: `nas`, or `nas.local`; one whose name breaks the rules is written as in a zone file
+    /// (`My\.TV.local`), which is how [`ResolvedService::host`] has it.
     ///
     /// # Errors
     /// [`Error::NotFound`] when nobody has answered within [`LOOKUP_TIME`]; [`Error::Invalid`]; [`Error::Closed`].
     pub async fn resolve_host(&self, name: &str) -> Result<Addresses, Error> {
-        let host: HostName = parse("host name", name)?;
+        let host = parse_host(name)?;
         let (mut events, begun) = self.search(Question::Host(host), Outbox::Addresses);
         begun.await.map_err(|_| Error::Closed)??;
         let mut deadline = Instant::now() + LOOKUP_TIME;
@@ -167,7 +176,7 @@ impl Beacon {
     /// # Errors
     /// [`Error::Invalid`].
     pub fn watch_host(&self, name: &str) -> Result<Events<Addresses>, Error> {
-        Ok(self.search(Question::Host(parse("host name", name)?), Outbox::Addresses).0)
+        Ok(self.search(Question::Host(parse_host(name)?), Outbox::Addresses).0)
     }
 
     /// Finds out how to reach one service whose name is known: its instance (`My printer`) and its type (`_ipp._tcp`).
@@ -175,16 +184,37 @@ impl Beacon {
     /// # Errors
     /// As [`resolve_host`](Self::resolve_host).
     pub async fn resolve(&self, name: &str, service_type: &str) -> Result<ResolvedService, Error> {
-        let question = Question::Service(parse("service name", name)?, parse("service type", service_type)?);
+        let (instance, service_type) = (parse("service name", name)?, parse("service type", service_type)?);
+        self.resolve_service(ServiceName { instance, service_type }).await
+    }
+
+    /// Finds out how to reach one service, as [`resolve`](Self::resolve) does, also one whose name breaks the rules.
+    ///
+    /// # Errors
+    /// As [`resolve_host`](Self::resolve_host).
+    pub async fn resolve_service(&self, name: ServiceName) -> Result<ResolvedService, Error> {
+        let question = Question::Service(name.instance.clone(), name.service_type.clone());
         let (mut events, begun) = self.search(question, Outbox::Services);
         begun.await.map_err(|_| Error::Closed)??;
-        let deadline = Instant::now() + LOOKUP_TIME;
+        let latest = Instant::now() + LOOKUP_TIME;
+        let (mut deadline, mut found) = (latest, None::<ResolvedService>);
         while let Ok(Some(event)) = timeout_at(deadline, events.next()).await {
-            if let ServiceEvent::Added(service) | ServiceEvent::Changed(service) = event {
-                return Ok(service);
+            match event {
+                ServiceEvent::Added(service) | ServiceEvent::Changed(service) => {
+                    // The addresses of one family often come with the service; those of the other are asked for then.
+                    let has = |ipv4| service.addresses.iter().any(|address| address.ip.is_ipv4() == ipv4);
+                    let wait = if has(true) && has(false) { SETTLING } else { OTHER_FAMILY };
+                    deadline = deadline.min(Instant::now() + wait);
+                    found = Some(service);
+                }
+                ServiceEvent::Removed(gone) => {
+                    if found.as_ref().is_some_and(|service| service.interface == gone.interface) {
+                        (deadline, found) = (latest, None);
+                    }
+                }
             }
         }
-        Err(Error::NotFound(format!("{name}.{service_type}.local")))
+        found.ok_or_else(|| Error::NotFound(format!("{name}.local")))
     }
 
     /// Follows the records of a name (as in a zone file: dots within a label are written `\.`) and a type;
@@ -301,6 +331,11 @@ impl Beacon {
 
     // ---- operating -------------------------------------------------------------------------------------------
 
+    /// What its user should know: that the host was renamed, or that packets do not leave.
+    pub fn conditions(&self) -> Conditions {
+        self.conditions.clone()
+    }
+
     /// Shows every packet that arrives from now on.
     pub fn monitor(&self) -> Monitor {
         let (sender, packets) = mpsc::channel(Monitor::WAITING_MAX);
@@ -333,6 +368,19 @@ impl Beacon {
 impl fmt::Debug for Beacon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Beacon")
+    }
+}
+
+/// Reads the name of a host that is to be found.
+fn parse_host(text: &str) -> Result<NameBuf, Error> {
+    let unusual = || {
+        let name: NameBuf = text.parse().ok().filter(|_| text.contains('\\'))?;
+        let is_local = name.as_name().labels().skip(1).last()?.eq_ignore_ascii_case(b"local");
+        is_local.then_some(name)
+    };
+    match unusual() {
+        Some(name) => Ok(name),
+        None => parse("host name", text).map(|host: HostName| host.to_name()),
     }
 }
 

@@ -76,7 +76,7 @@ impl Publications {
             PublishedName::Service(instance, _) => {
                 let Some(published) = self.published.get(&id) else { return Ok(()) };
                 let kept =
-                    if ours { self.names.keep(&published.wanted, instance.to_string()) } else { Ok(()) };
+                    if ours { self.names.keep(&published.wanted, instance.as_str().into()) } else { Ok(()) };
                 published.name.send_replace(Some(OwnName { instance, ours }));
                 kept
             }

@@ -29,7 +29,7 @@ impl Searches {
         let query = match question {
             Question::Services(browse) => engine.browse(browse, now),
             Question::Types => engine.browse_types(now),
-            Question::Host(name) => engine.resolve_host(&name, now),
+            Question::Host(name) => engine.resolve_host_named(name, now),
             Question::Service(instance, service_type) => {
                 engine.resolve_service(&instance, &service_type, now)
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mdns::{InstanceName, ServiceRegistration, Txt};
+use mdns::{InstanceName, ServiceRegistration, ServiceType, Txt};
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Commands, OwnName};
@@ -70,7 +70,12 @@ impl Service {
 
     pub(crate) fn registration(&self) -> Result<ServiceRegistration, Error> {
         let instance = parse("service name", &self.name)?;
-        let service_type = parse("service type", &self.kind)?;
+        let service_type: ServiceType = parse("service type", &self.kind)?;
+        service_type.check().map_err(|reason| Error::Invalid {
+            what: "service type",
+            given: self.kind.clone(),
+            reason,
+        })?;
         let mut registration = ServiceRegistration::new(instance, service_type, self.port);
         for subtype in &self.subtypes {
             registration.subtypes.push(parse("subtype", subtype)?);

@@ -139,7 +139,7 @@ fn departure(transmit: &Transmit) -> (Family, Departure) {
         Destination::Unicast(to) if to.is_ipv4() => (Family::V4, to),
         Destination::Unicast(to) => (Family::V6, to),
     };
-    (family, Departure { interface: transmit.interface, source: None, to })
+    (family, Departure { interface: transmit.interface, source: transmit.source, to })
 }
 
 /// Takes what one socket has, or registers to be woken when it has something. Returns how often receiving failed.

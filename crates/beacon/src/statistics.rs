@@ -50,4 +50,8 @@ pub struct InterfaceStatus {
     pub ipv4: bool,
     /// Whether it is used over IPv6.
     pub ipv6: bool,
+    /// Why the kernel refused the last packet to the group over IPv4, if it did.
+    pub ipv4_send_error: Option<String>,
+    /// The same over IPv6.
+    pub ipv6_send_error: Option<String>,
 }

@@ -19,7 +19,7 @@ use beacon::{
     ServiceEvent, TypeEvent,
 };
 use lan::{Host, SOON, lan, soon, until};
-use mdns::wire::{Class, Header, Message, Mode, NameBuf, Question, Writer};
+use mdns::wire::{Class, Header, Message, Mode, NameBuf, Question, RData, Record, Section, Srv, Txt, Writer};
 use os::multicast::MulticastSocket;
 use os::netns::{Netns, veth_pair};
 
@@ -53,6 +53,9 @@ fn main() -> ExitCode {
             what_is_no_name_is_refused_with_the_reason,
             a_searcher_is_silent_about_its_host,
             a_thousand_queries_at_once_wait_for_none,
+            a_service_is_resolved_with_both_families_though_its_device_tells_one_later,
+            a_flood_costs_no_memory_and_all_is_well_after_it,
+            a_host_that_is_renamed_while_it_runs_is_told,
         ],
         6,
     )
@@ -650,4 +653,133 @@ fn a_thousand_queries_at_once_wait_for_none() {
     assert!(!addresses.is_empty());
     drop(in_vain);
     soon(&right, "all are ended", until(|| async { (open().await == 0).then_some(()) }));
+}
+
+/// A device that speaks IPv4: a socket of its port, on the second machine of a [`lan`].
+fn device(host: &Host) -> UdpSocket {
+    let mut ip = host.netns.command("ip");
+    assert!(ip.args(["route", "add", "224.0.0.0/4", "dev", "wire0"]).status().unwrap().success());
+    let socket = host.netns.run(|| UdpSocket::bind("0.0.0.0:5353").unwrap()).unwrap();
+    let own = [192, 0, 2, 2].into();
+    socket.join_multicast_v4(&[224, 0, 0, 251].into(), &own).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    socket
+}
+
+/// RFC 6762 §6.2 has both told together, which not all devices do.
+fn a_service_is_resolved_with_both_families_though_its_device_tells_one_later() {
+    let (_hub, [left, right]) = lan(["left", "right"]);
+    let socket = device(&right);
+    let name: NameBuf = "Fax._ipp._tcp.local".parse().unwrap();
+    let host: NameBuf = "fax.local".parse().unwrap();
+    let record = |name: &'static str, rdata: RData<'_>| {
+        let (name, mut buf) = (name.parse::<NameBuf>().unwrap(), [0; 512]);
+        let mut writer = Writer::new(&mut buf, Mode::Mdns, Header::RESPONSE);
+        let record = Record { name: name.as_name(), class: Class::IN, cache_flush: true, ttl: 120, rdata };
+        assert!(writer.push(Section::Answer, &record));
+        writer.finish().to_vec()
+    };
+    let srv = Srv { priority: 0, weight: 0, port: 631, target: host.as_name() };
+    let first = [
+        record("Fax._ipp._tcp.local", RData::Srv(srv)),
+        record("Fax._ipp._tcp.local", RData::Txt(Txt::EMPTY)),
+        record("fax.local", RData::A([192, 0, 2, 2].into())),
+    ];
+    let late = record("fax.local", RData::Aaaa("2001:db8::2".parse().unwrap()));
+    let until = Instant::now() + SOON;
+    let answering = std::thread::spawn(move || {
+        let mut buf = [0; 9_000];
+        while Instant::now() < until {
+            let Ok((len, from)) = socket.recv_from(&mut buf) else { continue };
+            let Ok(message) = Message::parse(&buf[..len]) else { continue };
+            let asks = |asked: &NameBuf, record_type| {
+                let mut questions = message.questions();
+                questions.any(|question| question.name == *asked && question.record_type == record_type)
+            };
+            if from.ip() == IpAddr::from([192, 0, 2, 2]) || message.header().response {
+                continue;
+            }
+            if asks(&name, RecordType::SRV) {
+                first.iter().for_each(|packet| drop(socket.send_to(packet, "224.0.0.251:5353")));
+            }
+            if asks(&host, RecordType::AAAA) {
+                // The address of the other family is in a question of its own, a moment later.
+                let _ = socket.send_to(&late, "224.0.0.251:5353");
+                return;
+            }
+        }
+    });
+    let beacon = left.beacon();
+    let service = soon(&left, "an answer", beacon.resolve("Fax", IPP)).unwrap();
+    answering.join().unwrap();
+    let ips = ips(&service);
+    assert!(contains(&ips, "192.0.2.2") && contains(&ips, "2001:db8::2"), "{ips:?}");
+}
+
+fn a_flood_costs_no_memory_and_all_is_well_after_it() {
+    let (_hub, [left, right, third]) = lan(["left", "right", "third"]);
+    let (here, there) = (left.beacon(), right.beacon());
+    let _service = soon(&right, "the name is ours", there.publish(printer())).unwrap();
+    let flooder = third.netns.run(|| UdpSocket::bind("192.0.2.3:5353").unwrap()).unwrap();
+    let mut buf = [0; 512];
+    let mut writer = Writer::new(&mut buf, Mode::Mdns, Header::QUERY);
+    let name: NameBuf = "_ipp._tcp.local".parse().unwrap();
+    assert!(writer.push_question(&Question {
+        name: name.as_name(),
+        record_type: RecordType::PTR,
+        class: Class::IN,
+        unicast_response: false,
+    }));
+    let packet = writer.finish().to_vec();
+    let sent: u64 =
+        (0..100_000).map(|_| u64::from(flooder.send_to(&packet, "224.0.0.251:5353").is_ok())).sum();
+    let mut found = here.browse(IPP).unwrap();
+    assert_eq!(added(&left, &mut found).instance.as_str(), "Dr. Müller's printer");
+    let statistics = left.run(here.statistics()).unwrap();
+    // What is beyond the budget has been dropped by the kernel, which costs nothing here.
+    assert!(sent > 50_000 && statistics.engine.packets_received < sent, "{sent} {statistics:?}");
+    assert!(
+        statistics.engine.drops.iter().any(|(reason, _)| reason.name() == "rate_limited"),
+        "{statistics:?}"
+    );
+}
+
+fn a_host_that_is_renamed_while_it_runs_is_told() {
+    let (_hub, [left, right]) = lan(["left", "right"]);
+    let beacon = left.beacon();
+    let mut conditions = beacon.conditions();
+    let named = |name: &'static str| {
+        let mut conditions = beacon.conditions();
+        async move {
+            while conditions.now().host_name.is_none_or(|host| host.to_string() != name) {
+                conditions.changed().await.unwrap();
+            }
+        }
+    };
+    soon(&left, "its own name", named("left.local"));
+    let claim = {
+        let (name, mut buf): (NameBuf, _) = ("left.local".parse().unwrap(), [0; 512]);
+        let mut writer = Writer::new(&mut buf, Mode::Mdns, Header::RESPONSE);
+        let rdata = RData::A([192, 0, 2, 2].into());
+        let record = Record { name: name.as_name(), class: Class::IN, cache_flush: true, ttl: 120, rdata };
+        assert!(writer.push(Section::Answer, &record));
+        writer.finish().to_vec()
+    };
+    let socket = device(&right);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let claiming = std::thread::spawn(move || {
+        let mut buf = [0; 9_000];
+        // It claims the name whenever somebody says anything.
+        while !stopped.load(Relaxed) {
+            let _ = socket.send_to(&claim, "224.0.0.251:5353");
+            let _ = socket.recv_from(&mut buf);
+        }
+    });
+    soon(&left, "another name", named("left-2.local"));
+    stop.store(true, Relaxed);
+    claiming.join().unwrap();
+    let condition = conditions.now();
+    assert_eq!(condition.wanted_host_name.map(|host| host.to_string()).as_deref(), Some("left.local"));
+    assert!(condition.sends && condition.unsent.is_empty());
 }

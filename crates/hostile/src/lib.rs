@@ -28,6 +28,7 @@ pub mod kcp_segments;
 pub mod kcptun_datagrams;
 pub mod mdns_engine;
 pub mod mdns_message;
+pub mod mdns_names;
 mod pair;
 pub mod proxy_request;
 mod reference;
@@ -60,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "kcptun_datagrams", run: kcptun_datagrams::run },
     Target { name: "mdns_engine", run: mdns_engine::run },
     Target { name: "mdns_message", run: mdns_message::run },
+    Target { name: "mdns_names", run: mdns_names::run },
     Target { name: "proxy_request", run: proxy_request::run },
     Target { name: "smux_frames", run: smux_frames::run },
     Target { name: "socks5", run: socks5::run },

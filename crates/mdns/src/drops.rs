@@ -42,6 +42,9 @@ reasons! {
     ResponsePort = "response_port",
     /// A unicast response while no answer to a QU question was expected (RFC 6762 §6).
     UnicastResponse = "unicast_response",
+    /// A unicast response whose hop limit is not 255: a router may have passed it on, whatever source it bears. The question is
+    /// repeated, and the next answer is asked for by multicast.
+    HopLimit = "hop_limit",
     /// A record that the cache had no room for.
     CacheFull = "cache_full",
     /// The engine has said goodbye.

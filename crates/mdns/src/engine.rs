@@ -23,12 +23,15 @@ use crate::request::{
     Browse, Config, Error, HostRegistration, Interfaces, QueryLifetime, ServiceRegistration,
 };
 use crate::service::{HostName, InstanceName, ServiceType, Subtype, Txt};
-use crate::wire::{Message, ParseError, RecordType};
+use crate::wire::{Message, NameBuf, ParseError, RecordType};
 
 /// Publications that one engine has at most.
 const PUBLICATIONS_MAX: usize = 4_096;
 /// Queries that one engine has at most.
 const QUERIES_MAX: usize = 16_384;
+
+/// The hop limit of what was sent on the link itself (RFC 6762 §11).
+const HOP_LIMIT: u8 = 255;
 
 /// A complete Multicast DNS querier and responder.
 #[derive(Debug)]
@@ -168,6 +171,17 @@ impl Engine {
         }
     }
 
+    /// What was sent to the group on an interface did not leave: its names are probed for and announced again, and its questions
+    /// asked again (RFC 6762 §8).
+    pub fn handle_unsent(&mut self, interface: u32, now: Instant) {
+        for link in self.links.of_interface(interface) {
+            let (publisher, mut cx) = self.publisher(now);
+            publisher.verify_link(link, &mut cx);
+            let (querier, mut cx) = self.querier(now);
+            querier.ask_again(link, &mut cx);
+        }
+    }
+
     /// Another program of this host took, or gave up, port 5353 (see [`Config::exclusive_port`]).
     pub fn handle_port_sharing(&mut self, exclusive: bool) {
         self.exclusive_port = exclusive;
@@ -193,6 +207,8 @@ impl Engine {
         // RFC 6762 §11: what was sent to the group is from the link, whatever address it bears.
         let reachable = self.links.is_on_link(meta.interface, meta.from.ip());
         let multicast = meta.to.is_multicast();
+        // No router passes on what is sent to the group, and none can pass on 255. A source address proves nothing by itself.
+        let from_link = multicast || meta.hop_limit.is_none_or(|hops| hops == HOP_LIMIT);
         if !multicast && !reachable {
             return Err(DropReason::OffLink);
         }
@@ -220,7 +236,6 @@ impl Engine {
         if self.monitors {
             self.monitor(&message, meta);
         }
-        let mut cx = Context { links: &self.links, rng: &mut self.rng, now };
         if header.response {
             if meta.from.port() != PORT {
                 return Err(DropReason::ResponsePort);
@@ -228,13 +243,25 @@ impl Engine {
             if !multicast && !self.links.get(link).is_some_and(|link| link.expects_unicast(now)) {
                 return Err(DropReason::UnicastResponse);
             }
+            if !from_link {
+                if let Some(link) = self.links.get_mut(link) {
+                    link.distrust_unicast();
+                }
+                return Err(DropReason::HopLimit);
+            }
+            let mut cx = Context { links: &self.links, rng: &mut self.rng, now };
             self.publisher.handle_response(&message, link, meta.from.ip(), multicast, &mut cx);
             let full = self.querier.handle_response(link, meta.from.ip(), &message, &mut cx);
             self.drops.add_many(DropReason::CacheFull, full);
             Ok(())
         } else {
-            let asker = Asker { link, from: meta.from, directly: !multicast, reachable };
-            self.querier.handle_foreign_query(link, &message, &mut cx);
+            let asked = (!multicast && self.links.is_own(meta.to)).then_some(meta.to);
+            let asker = Asker { link, from: meta.from, directly: !multicast, asked, reachable, from_link };
+            let mut cx = Context { links: &self.links, rng: &mut self.rng, now };
+            // What only we were asked, or is answered by unicast, says nothing of who answers (RFC 6762 §7.3, §10.5).
+            if multicast && meta.from.port() == PORT {
+                self.querier.handle_foreign_query(link, &message, &mut cx);
+            }
             self.publisher.handle_query(&message, asker, &mut cx)
         }
     }
@@ -286,7 +313,7 @@ impl Engine {
             self.querier.handle_response(link, Ipv4Addr::UNSPECIFIED.into(), &message, &mut cx);
         } else if message.authorities().len() == 0 {
             let from = (Ipv4Addr::UNSPECIFIED, PORT).into();
-            let asker = Asker { link, from, directly: false, reachable: false };
+            let asker = Asker { link, from, directly: false, asked: None, reachable: false, from_link: true };
             // The queries that are answered to ourselves are as bounded as the questions are.
             let _ = self.publisher.handle_query(&message, asker, &mut cx);
         }
@@ -294,14 +321,15 @@ impl Engine {
 
     fn next_packet(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
         let mut cx = Context { links: &self.links, rng: &mut self.rng, now };
-        while let Some((link, to, len)) = {
+        while let Some(reply) = {
             let family =
                 self.publisher.due_reply(now).and_then(|link| cx.links.get(link)).map(|link| link.family);
             self.publisher.write_reply(room(buf, family), &mut cx)
         } {
-            let interface = cx.links.get(link).map_or(0, |link| link.interface);
-            if len > 0 {
-                return Some(Transmit { interface, to: Destination::Unicast(to), len });
+            let interface = cx.links.get(reply.link).map_or(0, |link| link.interface);
+            if reply.len > 0 {
+                let (source, to) = (reply.source, Destination::Unicast(reply.to));
+                return Some(Transmit { interface, source, to, len: reply.len });
             }
         }
         while let Some(link) = self.publisher.due_link(now) {
@@ -317,12 +345,11 @@ impl Engine {
         while let Some(link) = self.publisher.probing_link() {
             let found = cx.links.get(link)?;
             let room = room(buf, Some(found.family));
-            let len = self.publisher.write_probe(link, room, self.exclusive_port, &mut cx);
+            let unicast = self.exclusive_port && found.trusts_unicast();
+            let len = self.publisher.write_probe(link, room, unicast, &mut cx);
             if len > 0 {
                 let transmit = found.multicast(len);
-                if self.exclusive_port
-                    && let Some(link) = self.links.get_mut(link)
-                {
+                if unicast && let Some(link) = self.links.get_mut(link) {
                     link.expect_unicast(now);
                 }
                 return Some(transmit);
@@ -378,9 +405,10 @@ impl Engine {
     /// Publishes a service. [`Event::Published`] tells when its name is ours.
     ///
     /// # Errors
-    /// Too many publications, or the engine is shutting down.
+    /// Too many publications, a name or type that breaks the rules, or the engine is shutting down.
     pub fn publish(&mut self, service: ServiceRegistration, now: Instant) -> Result<PublicationId, Error> {
         self.check_publications()?;
+        service.instance.check().and_then(|()| service.service_type.check()).map_err(Error::Unfit)?;
         let (publisher, mut cx) = self.publisher(now);
         Ok(publisher.publish_service(service, &mut cx))
     }
@@ -451,6 +479,16 @@ impl Engine {
     /// # Errors
     /// Too many queries.
     pub fn resolve_host(&mut self, name: &HostName, now: Instant) -> Result<QueryId, Error> {
+        self.check_queries()?;
+        let (querier, mut cx) = self.querier(now);
+        Ok(querier.resolve_host(name.to_name(), &mut cx))
+    }
+
+    /// Looks up the addresses of a host whose name breaks the rules for host names, as that of [`Engine::resolve_host`].
+    ///
+    /// # Errors
+    /// Too many queries.
+    pub fn resolve_host_named(&mut self, name: NameBuf, now: Instant) -> Result<QueryId, Error> {
         self.check_queries()?;
         let (querier, mut cx) = self.querier(now);
         Ok(querier.resolve_host(name, &mut cx))

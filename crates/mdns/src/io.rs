@@ -68,6 +68,9 @@ pub struct Received {
 pub struct Transmit {
     /// The interface to send it on.
     pub interface: u32,
+    /// The address to send it from; any of the interface's if `None`. A question that was sent to one address of this host is
+    /// answered by that, or the asker takes the answer for a forgery.
+    pub source: Option<IpAddr>,
     /// Where to.
     pub to: Destination,
     /// How many bytes of the buffer it has.

@@ -84,6 +84,7 @@ mod querier;
 mod request;
 mod schedule;
 mod service;
+mod service_name;
 pub mod wire;
 
 pub use drops::DropReason;
@@ -96,6 +97,7 @@ pub use io::{Destination, Family, InterfaceAddress, InterfaceChange, Received, T
 pub use request::{Browse, Config, Error, HostRegistration, Interfaces, QueryLifetime, ServiceRegistration};
 use schedule::jitter;
 pub use service::{HostName, InstanceName, NameError, Protocol, ServiceType, Subtype, Txt};
+pub use service_name::{ServiceName, ShownInstance};
 
 /// The UDP port of Multicast DNS (RFC 6762 §2).
 pub const PORT: u16 = 5353;

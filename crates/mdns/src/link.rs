@@ -27,22 +27,35 @@ pub(crate) struct Link {
     eager_until: Instant,
     /// Until when unicast responses are taken.
     unicast_until: Option<Instant>,
+    /// Somebody answers by unicast without the hop limit that proves that it is on the link: questions ask for multicast.
+    multicast_only: bool,
 }
 
 impl Link {
     /// A packet of `len` bytes for its group.
     pub(crate) fn multicast(&self, len: usize) -> Transmit {
-        Transmit { interface: self.interface, to: Destination::Multicast(self.family), len }
+        Transmit { interface: self.interface, source: None, to: Destination::Multicast(self.family), len }
     }
 
     /// The link has come up, or is to be treated as if it had.
     pub(crate) fn renew(&mut self, now: Instant) {
         self.eager_until = now + EAGER;
+        self.multicast_only = false;
     }
 
     /// Whether a question that was never asked on it may ask for a unicast response.
     pub(crate) fn is_eager(&self, now: Instant) -> bool {
-        now <= self.eager_until
+        now <= self.eager_until && !self.multicast_only
+    }
+
+    /// Whether a probe may ask for unicast responses.
+    pub(crate) fn trusts_unicast(&self) -> bool {
+        !self.multicast_only
+    }
+
+    /// A unicast response could not be told from one that was sent from beyond the link.
+    pub(crate) fn distrust_unicast(&mut self) {
+        self.multicast_only = true;
     }
 
     /// A question for unicast responses was sent.
@@ -81,7 +94,13 @@ impl Links {
         let mut interface = Interface { addresses, links: [None; 2] };
         for family in families {
             if self.links.len() < LINKS_MAX {
-                let link = Link { interface: index, family, eager_until: now + EAGER, unicast_until: None };
+                let link = Link {
+                    interface: index,
+                    family,
+                    eager_until: now + EAGER,
+                    unicast_until: None,
+                    multicast_only: false,
+                };
                 interface.links[family as usize] = Some(self.links.insert(link));
             }
         }

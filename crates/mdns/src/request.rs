@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::service::{HostName, InstanceName, ServiceType, Subtype, Txt};
+use crate::service::{HostName, InstanceName, NameError, ServiceType, Subtype, Txt};
 use crate::wire::InvalidName;
 
 /// How an [`Engine`](crate::Engine) is set up.
@@ -119,6 +119,9 @@ pub enum Error {
     /// This engine has published, or asked for, as much as it may.
     #[error("no more publications or queries are possible: the limit of {0} is reached")]
     TooMany(usize),
+    /// A name that was found on the network is not always one that may be published (RFC 6335 §5.1, RFC 6763 §4.1.1).
+    #[error("not to be published: {0}")]
+    Unfit(NameError),
     /// No publication has that number.
     #[error("no such publication")]
     NoSuchPublication,

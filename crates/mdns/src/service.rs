@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wire::{self, InvalidTxt, Name, NameBuf};
+use crate::wire::{self, InvalidName, InvalidTxt, Name, NameBuf, Shown, text::write_escaped};
 
 /// Why the labels of a checked name always make a name.
 const FITS: &str = "checked labels of 63 bytes at most, few enough for 255 bytes";
@@ -76,12 +76,18 @@ impl Protocol {
     }
 }
 
-/// A service type such as `_ipp._tcp` (RFC 6763 §7, RFC 6335 §5.1), in lower case.
+/// A service type such as `_ipp._tcp` (RFC 6763 §7), in lower case.
+///
+/// Any label with an underscore before it is one: devices offer types of more than 15 characters, or with more underscores
+/// (`_androidtvremote2._tcp`, `_lg_dtv_wifirc._tcp`), and have to be found. What is published follows RFC 6335 §5.1, which
+/// [`check`](Self::check) tells.
 ///
 /// ```
 /// use mdns::ServiceType;
 /// let printing: ServiceType = "_IPP._tcp.local.".parse().unwrap();
 /// assert_eq!(printing.to_string(), "_ipp._tcp");
+/// let television: ServiceType = "_lg_dtv_wifirc._tcp".parse().unwrap();
+/// assert!(television.check().is_err());
 /// assert!("ipp".parse::<ServiceType>().is_err());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,13 +111,28 @@ impl ServiceType {
     /// The type whose two labels are these, underscores included.
     ///
     /// # Errors
-    /// [`NameError`] unless they follow RFC 6335 §5.1.
+    /// [`NameError`] when they are none, or are too long for a label.
     pub fn from_labels(service: &str, protocol: &str) -> Result<Self, NameError> {
         let protocol = [Protocol::Tcp, Protocol::Udp]
             .into_iter()
             .find(|known| known.label().eq_ignore_ascii_case(protocol))
             .ok_or(NameError::NotAServiceType)?;
         let name = service.strip_prefix('_').ok_or(NameError::NotAServiceType)?;
+        if name.is_empty() {
+            return Err(NameError::ServiceLength);
+        }
+        if service.len() > 63 {
+            return Err(NameError::LabelLength);
+        }
+        Ok(Self { service: service.to_ascii_lowercase().into(), protocol })
+    }
+
+    /// Whether it may be published.
+    ///
+    /// # Errors
+    /// [`NameError`] unless it follows RFC 6335 §5.1.
+    pub fn check(&self) -> Result<(), NameError> {
+        let name = self.service.trim_start_matches('_');
         if name.is_empty() || name.len() > 15 {
             return Err(NameError::ServiceLength);
         }
@@ -119,11 +140,9 @@ impl ServiceType {
             && name.bytes().any(|byte| byte.is_ascii_alphabetic())
             && !name.starts_with('-')
             && !name.ends_with('-')
-            && !name.contains("--");
-        if !legal {
-            return Err(NameError::ServiceCharacters);
-        }
-        Ok(Self { service: service.to_ascii_lowercase().into(), protocol })
+            && !name.contains("--")
+            && name.len() + 1 == self.service.len();
+        if legal { Ok(()) } else { Err(NameError::ServiceCharacters) }
     }
 }
 
@@ -142,7 +161,7 @@ impl ServiceType {
 
     /// `Instance._ipp._tcp.local`: where the SRV and TXT records of an instance are.
     pub fn instance_name(&self, instance: &InstanceName) -> NameBuf {
-        self.to_name().with_first_label(instance.as_str()).expect(FITS)
+        self.to_name().with_first_label(instance.as_bytes()).expect(FITS)
     }
 
     /// `_services._dns-sd._udp.local`: where the PTR records of all types are.
@@ -154,7 +173,7 @@ impl ServiceType {
     pub(crate) fn instance_of(&self, name: Name<'_>) -> Option<InstanceName> {
         let first = name.labels().next()?;
         (name.parent()? == self.to_name()).then_some(())?;
-        std::str::from_utf8(first).ok()?.parse().ok()
+        InstanceName::from_label(first).ok()
     }
 
     /// The type that has that name.
@@ -170,17 +189,26 @@ impl ServiceType {
 impl FromStr for ServiceType {
     type Err = NameError;
 
-    /// Reads `_ipp._tcp`, with or without `.local` and a final dot.
+    /// Reads `_ipp._tcp`, with or without `.local` and a final dot, as it is shown.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let text = strip_local(text).unwrap_or(text);
-        let (service, protocol) = text.split_once('.').ok_or(NameError::NotAServiceType)?;
-        Self::from_labels(service, protocol.strip_suffix('.').unwrap_or(protocol))
+        let name: NameBuf = strip_local(text).unwrap_or(text).parse().map_err(|error| match error {
+            InvalidName::LabelTooLong | InvalidName::TooLong => NameError::LabelLength,
+            InvalidName::EmptyLabel | InvalidName::Escape => NameError::NotAServiceType,
+        })?;
+        let mut labels = name.as_name().labels().map(std::str::from_utf8);
+        match (labels.next(), labels.next(), labels.next()) {
+            (Some(Ok(service)), Some(Ok(protocol)), None) => Self::from_labels(service, protocol),
+            _ => Err(NameError::NotAServiceType),
+        }
     }
 }
 
 impl fmt::Display for ServiceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.service, self.protocol.label())
+        // A space would end it where it stands in a column.
+        let special = |character: char| matches!(character, '.' | '\\') || character.is_whitespace();
+        write_escaped(f, self.service.as_bytes(), special)?;
+        write!(f, ".{}", self.protocol.label())
     }
 }
 
@@ -191,50 +219,103 @@ fn strip_local(name: &str) -> Option<&str> {
     last.eq_ignore_ascii_case(".local").then_some(rest)
 }
 
-macro_rules! label {
-    ($(#[$doc:meta])+ $name:ident) => {
-        $(#[$doc])+
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
-
-        impl $name {
-            /// The label as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = NameError;
-
-            fn from_str(text: &str) -> Result<Self, NameError> {
-                check_label(text)?;
-                Ok(Self(text.into()))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
+/// The name a person reads for one instance of a service: arbitrary UTF-8, dots and spaces included, in one label (RFC 6763
+/// §4.1.1).
+///
+/// A name that is parsed from text is fit to be published. That of a device may break the rules, with control characters or
+/// bytes that are not UTF-8; it is kept as it is, so that the device can be found and asked, and shown without them.
+///
+/// ```
+/// use mdns::InstanceName;
+/// let name: InstanceName = "Dr. Müller's printer".parse().unwrap();
+/// assert_eq!(name.as_str(), "Dr. Müller's printer");
+/// let gateway = InstanceName::from_label(b"Gateway\r\n").unwrap();
+/// assert_eq!(gateway.to_string(), r"Gateway\013\010");
+/// assert!(gateway.check().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceName {
+    text: Box<str>,
+    /// The label, where it is not UTF-8 and `text` has U+FFFD in it.
+    bytes: Option<Box<[u8]>>,
 }
 
-label! {
-    /// The name a person reads for one instance of a service: arbitrary UTF-8, dots and spaces included, in one
-    /// label (RFC 6763 §4.1.1).
+impl InstanceName {
+    /// The instance with that label, as some device has it.
     ///
-    /// ```
-    /// let name: mdns::InstanceName = "Dr. Müller's printer".parse().unwrap();
-    /// assert_eq!(name.as_str(), "Dr. Müller's printer");
-    /// ```
-    InstanceName
+    /// # Errors
+    /// [`NameError::LabelLength`] for what is no label.
+    pub fn from_label(label: &[u8]) -> Result<Self, NameError> {
+        if label.is_empty() || label.len() > 63 {
+            return Err(NameError::LabelLength);
+        }
+        Ok(match std::str::from_utf8(label) {
+            Ok(text) => Self { text: text.into(), bytes: None },
+            Err(_) => Self { text: String::from_utf8_lossy(label).into(), bytes: Some(label.into()) },
+        })
+    }
+
+    /// The label as text, for a program to compare and keep; U+FFFD for what is not UTF-8. It may have control characters:
+    /// what is shown to a person is [`Display`](fmt::Display).
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The label.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or(self.text.as_bytes())
+    }
+
+    /// Whether it may be published.
+    ///
+    /// # Errors
+    /// [`NameError`] for a name with control characters (RFC 6763 §4.1.1), or that is not UTF-8.
+    pub fn check(&self) -> Result<(), NameError> {
+        if self.bytes.is_some() { Err(NameError::LabelLength) } else { check_label(&self.text) }
+    }
 }
 
-label! {
-    /// A subtype such as `_printer`: one label, by custom with an underscore (RFC 6763 §7.1).
-    Subtype
+impl FromStr for InstanceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check_label(text)?;
+        Ok(Self { text: text.into(), bytes: None })
+    }
+}
+
+/// Fit for a terminal and a log, whatever a device calls itself; as [`ServiceName`](crate::ServiceName) shows it, it can be read
+/// back as well.
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown(self.as_bytes()).fmt(f)
+    }
+}
+
+/// A subtype such as `_printer`: one label, by custom with an underscore (RFC 6763 §7.1).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subtype(Box<str>);
+
+impl Subtype {
+    /// The label as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Subtype {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check_label(text)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Subtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// `label` with `number` after it, in a form that is read back: `base`, `open`, number, `close`. What is too long is cut.
@@ -263,7 +344,7 @@ fn numbered(label: &str, number: u32, open: &str, close: &str) -> Box<str> {
 impl InstanceName {
     /// The name to try after `number - 1` conflicts: `Printer`, `Printer (2)`, `Printer (3)` (RFC 6762 §9).
     pub(crate) fn numbered(&self, number: u32) -> Self {
-        Self(numbered(&self.0, number, " (", ")"))
+        Self { text: numbered(&self.text, number, " (", ")"), bytes: None }
     }
 }
 
@@ -380,7 +461,7 @@ impl Txt {
         Ok(Self(bytes.into()))
     }
 
-    /// What a record on the wire said, `bytes` being its checked content. An empty one counts as one empty string
+    /// What a record on the wire said. An empty one counts as one empty string
     /// (RFC 6763 §6.1).
     pub(crate) fn from_wire(bytes: &[u8]) -> Self {
         if bytes.is_empty() { Self::default() } else { Self(bytes.into()) }
@@ -393,12 +474,17 @@ impl Txt {
 
     /// The content as the data of a record.
     pub(crate) fn as_wire(&self) -> wire::Txt<'_> {
-        wire::Txt::parse(&self.0).unwrap_or(wire::Txt::EMPTY)
+        wire::Txt::as_received(&self.0)
     }
 
-    /// The entries in order: key, and value if there is a `=`. Strings without a key are left out (§6.4).
+    /// The entries in order: key, and value if there is a `=`. Strings without a key are left out, and so are all but the
+    /// first of a key, whatever its case (§6.4).
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        self.as_wire().attributes().map(|attribute| (attribute.key, attribute.value))
+        let mut seen = std::collections::HashSet::new();
+        self.as_wire()
+            .attributes()
+            .filter(move |attribute| seen.insert(attribute.key.to_ascii_lowercase()))
+            .map(|attribute| (attribute.key, attribute.value))
     }
 
     /// The value of `key`, whatever its case; of a key that stands twice the first (§6.4). `Some(None)`: there is the key but

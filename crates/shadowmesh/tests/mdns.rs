@@ -25,8 +25,11 @@ fn main() -> ExitCode {
         a_capture_is_read_by_tcpdump_and_shows_nothing_malformed,
         a_terminal_that_is_closed_takes_the_service_back,
         a_name_that_was_won_is_asked_for_again,
+        a_host_that_had_to_be_renamed_is_told_by_publish,
+        a_name_as_browse_shows_it_is_resolved,
     ];
-    lab::main(vec![(tests, &["tcpdump"])], 4)
+    let firewalls = lab::tests![behind_a_firewall_publish_says_that_nobody_hears_it_and_when_that_is_over];
+    lab::main(vec![(tests, &["tcpdump"]), (firewalls, &["nft"])], 4)
 }
 
 fn mdns(host: &Host, args: &[&str]) -> Command {
@@ -109,6 +112,93 @@ fn publish_keeping(host: &Host, names: &Path) -> (Running, String) {
     (publisher, line)
 }
 
+fn a_host_that_had_to_be_renamed_is_told_by_publish() {
+    let (left, right) = cable();
+    let (_first, host_name) = publish(&left);
+    let scratch = Scratch::new();
+    let names = scratch.path.join("names");
+    // Both machines are called the same.
+    let mut second = Running::start(
+        &right,
+        &["publish", "Scans", "_webdav._tcp", "80", "--names", names.to_str().unwrap()],
+    );
+    let line = second.line();
+    let renamed = line.trim_end().rsplit_once(" of ").unwrap().1.to_owned();
+    assert_ne!(renamed, host_name);
+    assert_eq!(
+        second.line(),
+        format!("this host is called {renamed} here, because another has, or had, the name {host_name}\n")
+    );
+    second.stop();
+}
+
+fn a_name_as_browse_shows_it_is_resolved() {
+    let (left, right) = cable();
+    let scratch = Scratch::new();
+    let names = scratch.path.join("names");
+    let name = "C:\\new \"Dr. Ü\" _x\u{202e}";
+    let mut publisher =
+        Running::start(&left, &["publish", name, "_http._tcp", "80", "--names", names.to_str().unwrap()]);
+    assert!(publisher.line().starts_with("published C:"));
+    let shown = stdout(&run(&right, &["browse", "_http._tcp", "--once"]));
+    let columns = shown.trim_end().split_once(WIRE).unwrap().1.trim_start();
+    let (column, service_type) = columns.rsplit_once("  ").unwrap();
+    let json = stdout(&run(&right, &["browse", "_http._tcp", "--once", "--json"]));
+    let found: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(found["name"], json!(name));
+    let full_name = found["full_name"].as_str().unwrap();
+    for arguments in
+        [&["resolve", columns][..], &["resolve", full_name], &["resolve", column.trim_end(), service_type]]
+    {
+        let output = run(&right, arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        let text = stdout(&output);
+        assert!(text.starts_with(&format!("= {WIRE}    {column}")), "{text}");
+        // Addresses of both families, though those of one come first.
+        assert!(text.contains("192.0.2.1") && text.contains("2001:db8::1"), "{text}");
+    }
+    publisher.stop();
+}
+
+fn behind_a_firewall_publish_says_that_nobody_hears_it_and_when_that_is_over() {
+    let (left, right) = cable();
+    let nft = |rule: &str| assert!(left.netns.command("nft").arg(rule).status().unwrap().success(), "{rule}");
+    nft("add table inet f; add chain inet f o { type filter hook output priority 0; }; \
+         add rule inet f o udp dport 5353 drop");
+    let output = run(&left, &["browse", "--once"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("Operation not permitted"), "{output:?}");
+
+    let scratch = Scratch::new();
+    let names = scratch.path.join("names");
+    let mut command =
+        mdns(&left, &["publish", PRINTER, "_ipp._tcp", "631", "--names", names.to_str().unwrap()]);
+    let command = die_with_parent(&mut command).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let lines = BufReader::new(child.stdout.take().unwrap());
+    let mut publisher = Running { child, lines };
+    let mut warning = String::new();
+    errors.read_line(&mut warning).unwrap();
+    assert!(
+        warning.contains(&format!("cannot send on {WIRE} over IPv4: Operation not permitted")),
+        "{warning}"
+    );
+
+    nft("delete table inet f");
+    // A change of the network is a reason to try again at once.
+    left.add_address(WIRE, "192.0.2.77/24");
+    let mut told = Vec::new();
+    while !told.last().is_some_and(|line: &String| line.starts_with("published ")) {
+        told.push(publisher.line());
+    }
+    assert!(told.contains(&format!("sending on {WIRE} over IPv4 works now\n")), "{told:?}");
+    // Nobody had heard the first announcement.
+    let found = run(&right, &["resolve", &format!("{PRINTER}._ipp._tcp")]);
+    assert!(found.status.success(), "{found:?}");
+    publisher.stop();
+}
+
 /// RFC 6762 §9.
 fn a_name_that_was_won_is_asked_for_again() {
     let (left, right) = cable();
@@ -140,6 +230,7 @@ fn a_published_service_is_browsed_and_gone_when_its_process_is_asked_to_stop() {
         json!({
             "event": "added",
             "name": PRINTER,
+            "full_name": format!("{PRINTER}._ipp._tcp.local"),
             "type": "_ipp._tcp",
             "interface": WIRE,
             "host": host_name,
@@ -151,7 +242,13 @@ fn a_published_service_is_browsed_and_gone_when_its_process_is_asked_to_stop() {
     assert_eq!(all.line(), format!("+ {WIRE}    {PRINTER:<32}  _ipp._tcp\n"));
 
     publisher.stop();
-    let gone = json!({ "event": "removed", "name": PRINTER, "type": "_ipp._tcp", "interface": WIRE });
+    let gone = json!({
+        "event": "removed",
+        "name": PRINTER,
+        "full_name": format!("{PRINTER}._ipp._tcp.local"),
+        "type": "_ipp._tcp",
+        "interface": WIRE,
+    });
     assert_eq!(resolved.json(), gone);
     assert_eq!(all.line(), format!("- {WIRE}    {PRINTER:<32}  _ipp._tcp\n"));
     all.stop();

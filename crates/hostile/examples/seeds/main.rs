@@ -7,6 +7,7 @@ mod configs;
 mod kcp_segments;
 mod kcptun;
 mod mdns_messages;
+mod mdns_names;
 mod mdns_steps;
 mod messages;
 mod packets;
@@ -37,6 +38,7 @@ fn main() {
     write("fec_groups", kcptun::fec());
     write("kcptun_datagrams", kcptun::datagrams());
     write("mdns_message", mdns_messages::all());
+    write("mdns_names", mdns_names::all());
     write("mdns_engine", mdns_steps::all());
 }
 

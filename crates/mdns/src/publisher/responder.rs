@@ -37,8 +37,35 @@ pub(super) struct Reply {
     pub(super) to: SocketAddr,
     pub(super) due: Instant,
     pub(super) records: Vec<RecordId>,
-    /// For a legacy querier: its ID and its questions (RFC 6762 §6.7).
-    pub(super) legacy: Option<(u16, Vec<Asked>)>,
+    /// The address of ours that was asked.
+    pub(super) source: Option<IpAddr>,
+    pub(super) legacy: Option<Legacy>,
+}
+
+/// What a legacy querier wants back (RFC 6762 §6.7), and how much it can take.
+#[derive(Debug)]
+pub(super) struct Legacy {
+    pub(super) id: u16,
+    pub(super) asked: Vec<Asked>,
+    /// The most bytes that it says it can take (RFC 6891 §6.2.3).
+    pub(super) payload_max: Option<usize>,
+}
+
+impl Legacy {
+    /// Bytes that each resolver can take (RFC 1035 §2.3.4).
+    const PAYLOAD_MIN: usize = 512;
+
+    fn new(message: &Message<'_>) -> Self {
+        let asked = message.questions().map(|question| Asked {
+            name: question.name.to_owned(),
+            record_type: question.record_type,
+            class: question.class,
+        });
+        // RFC 6891 §6.1.2: the class of an OPT record is a length.
+        let options = message.additionals().find(|record| record.record_type() == RecordType(41));
+        let payload_max = options.map(|options| usize::from(options.class.0).max(Self::PAYLOAD_MIN));
+        Self { id: message.header().id, asked: asked.collect(), payload_max }
+    }
 }
 
 /// A truncated query, the rest of whose known answers are to come (RFC 6762 §7.2).
@@ -58,8 +85,12 @@ pub(crate) struct Asker {
     pub(crate) from: SocketAddr,
     /// It was sent to us alone: so is the answer (RFC 6762 §5.5).
     pub(crate) directly: bool,
+    /// The address of ours that it was sent to, if that is one.
+    pub(crate) asked: Option<IpAddr>,
     /// It may be sent a unicast response: it is on the link.
     pub(crate) reachable: bool,
+    /// No router can have passed it on.
+    pub(crate) from_link: bool,
 }
 
 impl Asker {
@@ -87,7 +118,9 @@ impl Publisher {
         if (asker.is_legacy() || asker.directly) && !asker.reachable {
             return Err(DropReason::OffLink);
         }
-        let probes = message.authorities().len() > 0;
+        // A plain resolver may ask us directly whatever hop limit it has. A probe makes us give way, so it is only taken from the
+        // link.
+        let probes = message.authorities().len() > 0 && asker.from_link;
         if probes {
             self.handle_probe(message, asker.link, cx.links.is_own(asker.from.ip()), cx);
         }
@@ -191,15 +224,9 @@ impl Publisher {
         let shared = records.iter().any(|id| !self.records[*id].unique);
         let (from, to) = SHARED_DELAY_MS;
         let due = if shared && !asker.is_legacy() { cx.now + jitter(cx.rng, from, to) } else { cx.now };
-        let legacy = asker.is_legacy().then(|| {
-            let asked = message.questions().map(|question| Asked {
-                name: question.name.to_owned(),
-                record_type: question.record_type,
-                class: question.class,
-            });
-            (message.header().id, asked.collect())
-        });
-        self.replies.push_back(Reply { link: asker.link, to: asker.from, due, records, legacy });
+        let legacy = asker.is_legacy().then(|| Legacy::new(message));
+        let (link, to, source) = (asker.link, asker.from, asker.asked);
+        self.replies.push_back(Reply { link, to, due, records, source, legacy });
         Ok(())
     }
 

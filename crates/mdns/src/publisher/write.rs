@@ -1,7 +1,9 @@
 //! Probes and responses, as packets.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use super::responder::Legacy;
 use super::{Context, Pending, Publisher, RecordId};
 use crate::link::{LinkId, Links};
 use crate::publisher::presence::PresenceId;
@@ -15,6 +17,15 @@ pub(crate) struct Room<'b> {
     pub(crate) buf: &'b mut [u8],
     /// So much fits in one unfragmented packet (RFC 6762 §17). A larger one is only for a record that needs it.
     pub(crate) usual: usize,
+}
+
+/// A unicast response that was written.
+pub(crate) struct Written {
+    pub(crate) link: LinkId,
+    pub(crate) to: SocketAddr,
+    pub(crate) source: Option<IpAddr>,
+    /// 0 when there was nothing to say after all.
+    pub(crate) len: usize,
 }
 
 impl Publisher {
@@ -38,7 +49,7 @@ impl Publisher {
         }
         self.packet_serial += 1;
         let mut written = self.lists.take();
-        let len = self.write_records(link, &candidates, None, room, &mut written, cx);
+        let len = self.write_records(link, &candidates, false, room, &mut written, cx);
         for &id in &written {
             if let Some(own) = self.records.get_mut(id) {
                 let on = own.on_mut(link);
@@ -75,19 +86,18 @@ impl Publisher {
         self.replies.iter().find(|reply| reply.due <= now).map(|reply| reply.link)
     }
 
-    /// Writes the next unicast response that is due. Returns its link, its destination and its length.
-    pub(crate) fn write_reply(
-        &mut self,
-        room: Room<'_>,
-        cx: &mut Context<'_>,
-    ) -> Option<(LinkId, std::net::SocketAddr, usize)> {
+    /// Writes the next unicast response that is due.
+    pub(crate) fn write_reply(&mut self, room: Room<'_>, cx: &mut Context<'_>) -> Option<Written> {
         let at = self.replies.iter().position(|reply| reply.due <= cx.now)?;
         let mut reply = self.replies.remove(at)?;
         self.packet_serial += 1;
         let mut written = self.lists.take();
-        let (link, legacy) = (reply.link, reply.legacy.as_ref());
-        let len = self.write_records(link, &reply.records, legacy, room, &mut written, cx);
-        let answer = (link, reply.to, len);
+        let link = reply.link;
+        let len = match &reply.legacy {
+            Some(legacy) => self.write_legacy(link, &reply.records, legacy, room, &mut written, cx),
+            None => self.write_records(link, &reply.records, true, room, &mut written, cx),
+        };
+        let answer = Written { link, to: reply.to, source: reply.source, len };
         reply
             .records
             .retain(|id| self.records.get(*id).is_some_and(|own| own.written_in != self.packet_serial));
@@ -107,25 +117,13 @@ impl Publisher {
         &mut self,
         link: LinkId,
         answers: &[RecordId],
-        legacy: Option<&(u16, Vec<super::responder::Asked>)>,
+        unicast: bool,
         Room { buf, usual }: Room<'_>,
         written: &mut Vec<RecordId>,
         cx: &Context<'_>,
     ) -> usize {
-        let (mode, header) = match legacy {
-            Some((id, _)) => (Mode::Legacy, Header::legacy_response(*id)),
-            None => (Mode::Mdns, Header::RESPONSE),
-        };
         let usual = usual.min(buf.len());
-        let mut writer = Writer::new(buf, mode, header);
-        for asked in legacy.into_iter().flat_map(|(_, asked)| asked) {
-            writer.push_question(&Question {
-                name: asked.name.as_name(),
-                record_type: asked.record_type,
-                class: asked.class,
-                unicast_response: false,
-            });
-        }
+        let mut writer = Writer::new(buf, Mode::Mdns, Header::RESPONSE);
         let (mut companions, mut more) = (self.lists.take(), self.lists.take());
         let mut reserved = 0;
         for &id in answers {
@@ -136,7 +134,7 @@ impl Publisher {
             self.companions(id, link, cx.links, &mut companions);
             let companions_len: usize = companions
                 .iter()
-                .filter(|id| self.is_worth_adding(**id, link, legacy.is_some(), cx.now))
+                .filter(|id| self.is_worth_adding(**id, link, unicast, cx.now))
                 .map(|id| self.records[*id].len_max())
                 .sum();
             let full = writer.len() + reserved + own.len_max() + companions_len > usual;
@@ -149,7 +147,7 @@ impl Publisher {
             more.append(&mut companions);
         }
         for &id in &more {
-            if !self.is_worth_adding(id, link, legacy.is_some(), cx.now) || writer.len() > usual {
+            if !self.is_worth_adding(id, link, unicast, cx.now) || writer.len() > usual {
                 continue;
             }
             let own = &self.records[id];
@@ -161,6 +159,67 @@ impl Publisher {
         self.lists.give_back(companions);
         self.lists.give_back(more);
         if writer.is_empty() || written.is_empty() { 0 } else { writer.finish().len() }
+    }
+
+    /// Writes the response to a legacy querier, who has this one packet (RFC 6762 §6.7): all answers, or the TC bit; then what
+    /// belongs to them, as far as there is room (RFC 2181 §9: that some of it is missing is not said).
+    fn write_legacy(
+        &mut self,
+        link: LinkId,
+        answers: &[RecordId],
+        legacy: &Legacy,
+        Room { buf, usual }: Room<'_>,
+        written: &mut Vec<RecordId>,
+        cx: &Context<'_>,
+    ) -> usize {
+        let most = buf.len();
+        let fits = legacy.payload_max.unwrap_or(usual).min(most);
+        let mut len = 0;
+        // More than it can be relied on to take is only for a record that needs it.
+        for limit in [fits, most] {
+            let header = Header::legacy_response(legacy.id);
+            let mut writer = Writer::new(&mut buf[..limit], Mode::Legacy, header);
+            for asked in &legacy.asked {
+                let question = Question {
+                    name: asked.name.as_name(),
+                    record_type: asked.record_type,
+                    class: asked.class,
+                    unicast_response: false,
+                };
+                if !writer.push_question(&question) {
+                    writer.set_truncated();
+                    break;
+                }
+            }
+            for &id in answers {
+                let Some(own) = self.records.get_mut(id) else { continue };
+                if !writer.push(Section::Answer, &own.as_record()) {
+                    writer.set_truncated();
+                    break;
+                }
+                own.written_in = self.packet_serial;
+                written.push(id);
+            }
+            if written.is_empty() {
+                continue;
+            }
+            let mut companions = self.lists.take();
+            for &id in answers {
+                self.companions(id, link, cx.links, &mut companions);
+                for &id in &companions {
+                    if self.is_worth_adding(id, link, true, cx.now)
+                        && let Some(own) = self.records.get_mut(id)
+                        && writer.push(Section::Additional, &own.as_record())
+                    {
+                        own.written_in = self.packet_serial;
+                    }
+                }
+            }
+            self.lists.give_back(companions);
+            len = writer.finish().len();
+            break;
+        }
+        len
     }
 
     /// Whether an additional record should go along: it is not in the packet yet, and was not multicast within a second

@@ -153,7 +153,8 @@ impl Querier {
         let interface = found.interface;
         let target =
             self.newest(found, RecordType::SRV, cx.links).and_then(|entry| match entry.data.as_rdata() {
-                RData::Srv(srv) => Some(srv.target.to_owned()),
+                // RFC 2782: the root as a target means that there is no such service; nobody has its addresses.
+                RData::Srv(srv) if !srv.target.is_root() => Some(srv.target.to_owned()),
                 _ => None,
             });
         // Without an SRV record the host stays that of the last: it probably comes back.

@@ -158,6 +158,7 @@ impl Querier {
     ) -> bool {
         let hash = self.keyed.name(record.name);
         let interface = origin.interface;
+        let record = &Record { cache_flush: record.cache_flush && !is_shared_by_nature(record), ..*record };
         if record.class != Class::IN || !self.is_wanted(hash, record.name, record.record_type(), interface) {
             return true;
         }
@@ -453,6 +454,11 @@ impl Querier {
         self.settle(cx);
     }
 
+    /// What was asked did not leave.
+    pub(crate) fn ask_again(&mut self, link: LinkId, cx: &mut Context<'_>) {
+        self.questions.restart_link(link, cx.rng, cx.now);
+    }
+
     /// The host slept, or its cable was out: everything is asked again, and what is not confirmed goes (RFC 6762 §10.3).
     pub(crate) fn verify_link(&mut self, link: LinkId, cx: &mut Context<'_>) {
         let known: Vec<EntryId> =
@@ -462,6 +468,14 @@ impl Querier {
         }
         self.questions.restart_link(link, cx.rng, cx.now);
     }
+}
+
+/// Whether many hosts have records of that name and type whatever one of them claims: instances and types of services, under
+/// names that begin with an underscore (RFC 6763 §4.1, §7.1, §9). Devices set the cache-flush bit there, against RFC 6762 §10.2;
+/// believed, it would make the services of all others vanish.
+fn is_shared_by_nature(record: &Record<'_>) -> bool {
+    record.record_type() == RecordType::PTR
+        && record.name.labels().next().is_some_and(|label| label.starts_with(b"_"))
 }
 
 /// In which order records of one packet are looked at.

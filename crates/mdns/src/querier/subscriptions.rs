@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Context, Querier, QuestionId, Subscriber};
 use crate::cache::{Entry, EntryId};
 use crate::event::{Answer, Event, QueryId, ScopedAddress};
-use crate::service::{HostName, InstanceName, ServiceType, Subtype};
+use crate::service::{InstanceName, ServiceType, Subtype};
 use crate::wire::{NameBuf, RData, RecordType};
 
 /// Something the program asked for.
@@ -110,8 +110,7 @@ impl Querier {
         self.add_subscription(kind, &asked, cx)
     }
 
-    pub(crate) fn resolve_host(&mut self, host: &HostName, cx: &mut Context<'_>) -> QueryId {
-        let name = host.to_name();
+    pub(crate) fn resolve_host(&mut self, name: NameBuf, cx: &mut Context<'_>) -> QueryId {
         let asked = [(name.clone(), RecordType::A), (name.clone(), RecordType::AAAA)];
         self.add_subscription(Kind::Host { name, reported: Vec::new(), dirty: false }, &asked, cx)
     }

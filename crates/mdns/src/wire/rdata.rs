@@ -25,7 +25,8 @@ pub enum RData<'a> {
     Txt(Txt<'a>),
     /// Which types a name has.
     Nsec(Nsec<'a>),
-    /// All other types. An NSEC record that is not well-formed is here too: it is to be ignored, not its message (RFC 6762 §6.1).
+    /// All other types. An NSEC record that is not well-formed is here too, and so is an address of another length than those
+    /// have: it is to be ignored, not its message (RFC 6762 §6.1).
     Other(OtherData<'a>),
 }
 
@@ -154,8 +155,6 @@ impl Layout {
     #[inline]
     const fn of(record_type: RecordType) -> Self {
         let (before, names, after) = match record_type {
-            RecordType::A => (4, 0, 0),
-            RecordType::AAAA => (16, 0, 0),
             RecordType::NS | RecordType::CNAME | RecordType::PTR | RecordType::DNAME => (0, 1, 0),
             RecordType::MX | RecordType::AFSDB | RecordType::RT | RecordType::KX => (2, 1, 0),
             RecordType::SRV => (6, 1, 0),
@@ -168,7 +167,8 @@ impl Layout {
     }
 }
 
-/// Checks the data of a record, which is at `at..end`. What is wrong with NSEC data is no reason to drop its message.
+/// Checks the data of a record, which is at `at..end`. What is wrong with data that no pointer leads into is no reason to drop its
+/// message, which may have all that is needed to reach an old printer beside a TXT record that is cut off.
 #[inline]
 pub(super) fn check(
     message: &[u8],
@@ -178,9 +178,8 @@ pub(super) fn check(
     names: &mut Checker,
 ) -> Result<(), ParseError> {
     match record_type {
-        RecordType::TXT => {
-            let bytes = message.get(at..end).ok_or(ParseError::Truncated)?;
-            return Txt::parse(bytes).map(drop).map_err(|_| ParseError::Rdata);
+        RecordType::TXT | RecordType::A | RecordType::AAAA => {
+            return message.get(at..end).map(drop).ok_or(ParseError::Truncated);
         }
         RecordType::NSEC => {
             return match names.check(message, at, end) {
@@ -247,9 +246,12 @@ impl<'a> RData<'a> {
         end: usize,
     ) -> Option<RData<'a>> {
         let bytes = message.get(at..end)?;
+        let opaque = || Self::Other(OtherData { record_type, layout: Layout::OPAQUE, message, at, end });
         Some(match record_type {
-            RecordType::A => Self::A(Ipv4Addr::from_octets(*bytes.first_chunk()?)),
-            RecordType::AAAA => Self::Aaaa(Ipv6Addr::from_octets(*bytes.first_chunk()?)),
+            RecordType::A => <[u8; 4]>::try_from(bytes).map_or_else(|_| opaque(), |ip| Self::A(ip.into())),
+            RecordType::AAAA => {
+                <[u8; 16]>::try_from(bytes).map_or_else(|_| opaque(), |ip| Self::Aaaa(ip.into()))
+            }
             RecordType::PTR => Self::Ptr(Name::checked(message, at)),
             RecordType::CNAME => Self::Cname(Name::checked(message, at)),
             RecordType::SRV => Self::Srv(Srv {
@@ -258,7 +260,7 @@ impl<'a> RData<'a> {
                 port: be16(bytes, 4)?,
                 target: Name::checked(message, at + 6),
             }),
-            RecordType::TXT => Self::Txt(Txt::checked(bytes)),
+            RecordType::TXT => Self::Txt(Txt::as_received(bytes)),
             RecordType::NSEC => Self::read_nsec(message, at, end),
             _ => {
                 let layout = Layout::of(record_type);

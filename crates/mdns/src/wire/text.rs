@@ -4,16 +4,39 @@ use std::fmt::{self, Write};
 
 use super::{InvalidName, LABEL_LEN_MAX};
 
+/// Whether a terminal or a log would obey a character rather than show it: control characters (escape sequences begin with
+/// one, in C0 or C1), and those that end a line or turn the direction of what follows.
+pub fn is_control(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Bytes that a stranger has chosen, fit to be shown: control characters (see [`is_control`]) and what is not UTF-8 are `\DDD`, all
+/// else is as it is.
+///
+/// ```
+/// assert_eq!(mdns::wire::Shown(b"Caf\xc3\xa9\x1b[31m \xff").to_string(), "Café\\027[31m \\255");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, |_| false)
+    }
+}
+
 /// Writes bytes as text: valid UTF-8 as it is, but for what `special` says, which gets a backslash; control characters and
 /// all other bytes as `\DDD` (RFC 1035 §5.1).
-pub(super) fn write_escaped(
+pub(crate) fn write_escaped(
     f: &mut fmt::Formatter<'_>,
     bytes: &[u8],
     special: impl Fn(char) -> bool,
 ) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            if character.is_control() {
+            if is_control(character) {
                 write_decimal(f, character.encode_utf8(&mut [0; 4]).as_bytes())?;
             } else {
                 if special(character) {
@@ -27,12 +50,12 @@ pub(super) fn write_escaped(
     Ok(())
 }
 
-fn write_decimal(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+pub(crate) fn write_decimal(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "\\{byte:03}"))
 }
 
 /// Writes one label of a name.
-pub(super) fn write_label(f: &mut fmt::Formatter<'_>, label: &[u8]) -> fmt::Result {
+pub(crate) fn write_label(f: &mut fmt::Formatter<'_>, label: &[u8]) -> fmt::Result {
     write_escaped(f, label, |character| matches!(character, '.' | '\\'))
 }
 
@@ -67,7 +90,7 @@ pub(super) fn read_labels(
 }
 
 /// The byte that what follows a backslash stands for, and what follows that.
-fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), InvalidName> {
+pub(crate) fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), InvalidName> {
     match rest {
         [b'0'..=b'9', ..] => {
             let (digits, rest) = rest.split_first_chunk::<3>().ok_or(InvalidName::Escape)?;

@@ -53,9 +53,9 @@ impl<'a> Txt<'a> {
         if at == bytes.len() { Ok(Self { bytes }) } else { Err(InvalidTxt::Truncated) }
     }
 
-    /// The strings in `bytes`, which are known to be some.
+    /// The strings in `bytes` as somebody sent them. One that goes past the end, and what follows it, is not looked at.
     #[inline]
-    pub(super) fn checked(bytes: &'a [u8]) -> Self {
+    pub(crate) fn as_received(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 

@@ -222,3 +222,93 @@ fn item_51_names_are_compressed_in_srv_and_nsec_data_too() {
     });
     assert_eq!(target, Some("nas.local".parse::<NameBuf>().unwrap()));
 }
+
+#[test]
+fn item_46_a_unicast_response_that_a_router_may_have_passed_on_is_not_believed_and_asked_for_by_multicast() {
+    let mut script = Script::asker();
+    script.browse("_http._tcp");
+    script.pass(200);
+    assert!(script.only().asks("_http._tcp.local IN PTR QU"));
+    // From a host of this link by its address, but anybody may write that.
+    let site = web_server("site");
+    script.receive_with(ETH, PEER, "192.168.1.10", Some(254), &site.bytes());
+    assert_eq!((script.changes().len(), script.dropped("hop_limit")), (0, 1));
+    // Some that are here do not send 255 (python-zeroconf, by unicast). The next answer is for everybody, and is taken.
+    script.pass(1_000);
+    let again = script.only();
+    assert!(again.asks("_http._tcp.local IN PTR") && !again.asks("_http._tcp.local IN PTR QU"));
+    script.receive_with(ETH, PEER, "224.0.0.251", Some(64), &site.bytes());
+    assert_eq!(script.changes(), ["?site", "+site"]);
+}
+
+#[test]
+fn item_46_a_multicast_response_is_taken_whatever_its_hop_limit() {
+    for hop_limit in [Some(1), Some(64), Some(255), None] {
+        let mut script = Script::settled_asker();
+        script.browse("_http._tcp");
+        script.receive_with(ETH, PEER, "224.0.0.251", hop_limit, &web_server("site").bytes());
+        assert_eq!(script.changes(), ["?site", "+site"], "{hop_limit:?}");
+    }
+}
+
+#[test]
+fn item_46_a_name_is_not_lost_for_a_defence_without_the_hop_limit() {
+    let mut script = Script::host();
+    script.to(300);
+    assert!(script.sent().iter().all(|sent| sent.is_probe() && sent.asks("nas.local IN ANY QU")));
+    let defence = response().unique("nas.local", 120, a("192.168.1.20"));
+    script.receive_with(ETH, PEER, "192.168.1.10", Some(64), &defence.bytes());
+    script.pass(260);
+    // The next probe asks for multicast, so that the defence can be believed.
+    let probe = script.sent().remove(0);
+    assert!(probe.asks("nas.local IN ANY") && !probe.asks("nas.local IN ANY QU"));
+    script.receive_with(ETH, PEER, "224.0.0.251", Some(64), &defence.bytes());
+    assert_eq!(script.engine.host_name().to_string(), "nas-2.local");
+}
+
+#[test]
+fn item_46_a_question_to_one_of_our_addresses_is_answered_from_that() {
+    let mut script = Script::established();
+    script.addresses(ETH, &["192.168.1.10/24", "192.168.1.110/24"]);
+    script.pass(10_000);
+    script.sent();
+    let ask = query().ask("nas.local", RecordType::A).bytes();
+    // A plain resolver has a hop limit of its own.
+    script.receive_with(ETH, "192.168.1.20:40000", "192.168.1.110", Some(64), &ask);
+    assert_eq!(script.only().transmit.source, Some("192.168.1.110".parse().unwrap()));
+    script.receive(PEER, "192.168.1.10", &ask);
+    assert_eq!(script.only().transmit.source, Some("192.168.1.10".parse().unwrap()));
+    // To the group, or to the broadcast address, which is none of ours to answer from.
+    script.receive("192.168.1.20:40000", "224.0.0.251", &ask);
+    script.receive("192.168.1.20:40000", "192.168.1.255", &ask);
+    assert!(script.sent().iter().all(|sent| sent.transmit.source.is_none()));
+}
+
+#[test]
+fn item_46_questions_that_only_we_were_asked_cast_no_doubt_on_what_others_offer() {
+    for (from, to) in [(PEER, "192.168.1.10"), ("192.168.1.20:40000", "224.0.0.251")] {
+        let mut script = Script::settled_asker();
+        script.browse("_http._tcp");
+        script.pass(200);
+        script.hear(PEER, &web_server("site"));
+        assert_eq!(script.changes(), ["?site", "+site"]);
+        for _ in 0..4 {
+            script.receive(from, to, &query().ask("site._http._tcp.local", RecordType::SRV).bytes());
+            script.pass(1_500);
+        }
+        script.pass(12_000);
+        assert_eq!(script.changes(), [""; 0], "asked by {from} to {to}");
+    }
+}
+
+#[test]
+fn item_46_a_probe_from_beyond_the_link_does_not_hold_up_ours() {
+    let mut script = Script::host();
+    script.to(300);
+    let probe = query().ask("nas.local", RecordType::ANY).propose("nas.local", a("255.255.255.255"));
+    for _ in 0..6 {
+        script.receive_with(ETH, PEER, "192.168.1.10", Some(60), &probe.bytes());
+        script.pass(200);
+    }
+    assert!(script.sent().iter().any(|sent| sent.answers("nas.local 120 IN A 192.168.1.10")));
+}

@@ -334,3 +334,51 @@ fn answers_carry_what_was_published() {
     assert!(sent.answers(r"a\.b c._http._tcp.local 120 IN SRV 0 0 8080 nas.local flush"), "{sent:#?}");
     assert!(sent.answers(r#"a\.b c._http._tcp.local 4500 IN TXT "path=/index" "v=2" flush"#), "{sent:#?}");
 }
+
+/// A query as a plain resolver sends it, with an OPT record that says how much it can take.
+fn plain(name: &str, record_type: RecordType, payload_max: Option<u16>) -> Vec<u8> {
+    let mut bytes = query().ask(name, record_type).bytes();
+    if let Some(payload_max) = payload_max {
+        bytes[11] = 1;
+        bytes.extend_from_slice(&[0, 0, 41]);
+        bytes.extend_from_slice(&payload_max.to_be_bytes());
+        bytes.extend_from_slice(&[0; 6]);
+    }
+    bytes
+}
+
+#[test]
+fn item_24_a_legacy_querier_is_told_everything_or_that_something_is_missing() {
+    let legacy = "192.168.1.20:40000";
+    for services in [1, 8, 10, 20, 60] {
+        let mut script = Script::established();
+        for number in 0..services {
+            script.publish(&format!("site number {number} with a name of some length"));
+        }
+        script.pass(20_000);
+        script.sent();
+        for payload_max in [None, Some(512), Some(1_232), Some(4_096), Some(8_192)] {
+            script.receive(legacy, "224.0.0.251", &plain("_http._tcp.local", RecordType::PTR, payload_max));
+            let sent = script.only();
+            let complete = sent.answers.len() == services;
+            assert_eq!(sent.header.truncated, !complete, "{services} {payload_max:?}");
+            assert!(complete || sent.answers.len() > 4, "{services} {payload_max:?}");
+            assert!(sent.bytes.len() <= usize::from(payload_max.unwrap_or(1_472)));
+            script.pass(1_000);
+        }
+    }
+}
+
+#[test]
+fn item_24_a_legacy_querier_is_told_all_addresses() {
+    let mut script = Script::without_interface(mdns::Config::new("nas".parse().unwrap()), 1);
+    let addresses: Vec<String> = (1..=30).map(|number| format!("2001:db8::{number}/64")).collect();
+    let mut addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    addresses.push("192.168.1.10/24");
+    script.up(ETH, &addresses);
+    script.to(10_000);
+    script.sent();
+    script.receive("192.168.1.20:40000", "224.0.0.251", &plain("nas.local", RecordType::AAAA, None));
+    let sent = script.only();
+    assert_eq!((sent.answers.len(), sent.header.truncated), (30, false));
+}

@@ -328,11 +328,22 @@ impl Script {
     }
 
     pub(crate) fn receive_on(&mut self, interface: u32, from: &str, to: &str, bytes: &[u8]) {
+        self.receive_with(interface, from, to, Some(255), bytes);
+    }
+
+    pub(crate) fn receive_with(
+        &mut self,
+        interface: u32,
+        from: &str,
+        to: &str,
+        hop_limit: Option<u8>,
+        bytes: &[u8],
+    ) {
         let meta = Received {
             interface,
             from: from.parse::<SocketAddr>().unwrap(),
             to: to.parse::<IpAddr>().unwrap(),
-            hop_limit: Some(255),
+            hop_limit,
             truncated: false,
         };
         self.engine.handle_packet(bytes, &meta, self.now);

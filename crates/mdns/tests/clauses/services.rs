@@ -51,7 +51,9 @@ fn item_53_keys_have_no_case_and_the_first_counts() {
     assert_eq!(found.value("FLAG"), Some(None));
     assert_eq!(found.value("empty"), Some(Some(&b""[..])));
     assert_eq!(found.value("other"), None);
-    assert_eq!(found.iter().count(), 4);
+    // RFC 6763 §6.4: all but the first of a key MUST be ignored.
+    let keys: Vec<&[u8]> = found.iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [&b"Path"[..], b"flag", b"empty"]);
 
     let twice = Txt::new([("a", "1"), ("A", "2")]);
     assert_eq!(twice, Err(NameError::TxtKeyTwice));
@@ -173,14 +175,26 @@ fn types_are_checked_where_they_are_written() {
         ("http", NameError::NotAServiceType),
         ("_http._sctp", NameError::NotAServiceType),
         ("http._tcp", NameError::NotAServiceType),
+        ("_a._b._tcp", NameError::NotAServiceType),
         ("_._tcp", NameError::ServiceLength),
+    ] {
+        assert_eq!(text.parse::<ServiceType>(), Err(error), "{text}");
+    }
+    for (text, error) in [
         ("_sixteen-letters-._tcp", NameError::ServiceLength),
         ("_-http._tcp", NameError::ServiceCharacters),
         ("_ht--tp._tcp", NameError::ServiceCharacters),
         ("_123._udp", NameError::ServiceCharacters),
         ("_ht_tp._tcp", NameError::ServiceCharacters),
+        ("__http._tcp", NameError::ServiceCharacters),
     ] {
-        assert_eq!(text.parse::<ServiceType>(), Err(error), "{text}");
+        let service_type: ServiceType = text.parse().unwrap();
+        assert_eq!(service_type.check(), Err(error), "{text}");
+        let mut script = Script::established();
+        let published = script
+            .engine
+            .publish(mdns::ServiceRegistration::new("site".parse().unwrap(), service_type, 80), script.now);
+        assert_eq!(published, Err(mdns::Error::Unfit(error)), "strict in what is sent");
     }
     for text in ["_http._tcp", "_HTTP._TCP.local", "_http._tcp.local.", "_http._tcp."] {
         assert_eq!(text.parse::<ServiceType>().unwrap().to_string(), "_http._tcp", "{text}");
@@ -241,4 +255,47 @@ fn a_host_of_its_own_is_published_with_its_addresses() {
     assert_eq!(script.only().answers, ["virtual.local 120 IN A 192.168.1.99 flush"]);
     script.engine.unpublish(id, script.now);
     assert!(script.only().answers("virtual.local 0 IN A 192.168.1.99"));
+}
+
+#[test]
+fn types_that_break_the_rules_for_types_are_found_because_televisions_have_them() {
+    let types = ["_androidtvremote2._tcp", "_tivo-videostream._tcp", "_lg_dtv_wifirc._tcp"];
+    let mut script = Script::settled_asker();
+    script.engine.browse_types(script.now).unwrap();
+    for service_type in types {
+        script.browse(service_type);
+        let all = ptr(&format!("{service_type}.local"));
+        script.hear(PEER, &response().shared("_services._dns-sd._udp.local", 4_500, all));
+        let name = format!("TV.{service_type}.local");
+        script.hear(
+            PEER,
+            &response()
+                .shared(&format!("{service_type}.local"), 4_500, ptr(&name))
+                .unique(&name, 120, srv(6_466, "tv.local"))
+                .unique(&name, 4_500, txt(&["a=1"]))
+                .additional("tv.local", 120, a("192.168.1.20")),
+        );
+    }
+    let found = |event: &Event| match event {
+        Event::Type { service_type, present: true, .. } => Some(service_type.to_string()),
+        _ => None,
+    };
+    assert_eq!(script.events.iter().filter_map(found).collect::<Vec<_>>(), types);
+    assert_eq!(script.changes(), ["?TV", "+TV", "?TV", "+TV", "?TV", "+TV"]);
+}
+
+#[test]
+fn a_gateway_with_control_characters_in_its_name_is_found_and_controls_no_terminal() {
+    // Not UTF-8, and an escape sequence: whatever it is, it can be asked for what it offers.
+    for label in [r"Gateway_00:1e\013\010", r"B\252ro", r"\027[31m"] {
+        let mut script = Script::settled_asker();
+        script.browse("_http._tcp");
+        script.pass(200);
+        script.hear(PEER, &response().shared(TYPE, 4_500, ptr(&format!("{label}._http._tcp.local"))));
+        script.sent();
+        script.pass(200);
+        assert!(script.only().asks(&format!("{label}._http._tcp.local IN SRV")));
+        script.hear(PEER, &web_server(label));
+        assert_eq!(script.changes(), [format!("?{label}"), format!("+{label}")]);
+    }
 }

@@ -3,7 +3,7 @@
 use mdns::wire::RecordType;
 use mdns::{Config, Event};
 
-use crate::script::{ETH, PEER, Script, Sent, a, ptr, query, response, srv, web_server};
+use crate::script::{ETH, OTHER, PEER, Script, Sent, a, ptr, query, response, srv, web_server};
 
 /// avahi#117: the host hears itself and renames without end.
 #[test]
@@ -210,4 +210,62 @@ fn a_new_address_is_announced_and_an_old_one_taken_back() {
     script.sent();
     script.hear(PEER, &query().ask("nas.local", RecordType::A));
     assert_eq!(script.only().answers, ["nas.local 120 IN A 192.168.1.11 flush"]);
+}
+
+#[test]
+fn a_device_that_claims_a_shared_name_for_itself_does_not_make_the_others_vanish() {
+    let mut script = Script::settled_asker();
+    script.browse("_http._tcp");
+    script.pass(200);
+    script.hear(PEER, &web_server("site"));
+    assert_eq!(script.changes(), ["?site", "+site"]);
+    script.pass(5_000);
+    // RFC 6762 §10.2 forbids the cache-flush bit here, and devices set it.
+    script.hear(OTHER, &response().unique("_http._tcp.local", 4_500, ptr("camera._http._tcp.local")));
+    script.pass(5_000);
+    assert_eq!(script.changes(), ["?camera"]);
+}
+
+#[test]
+fn a_txt_record_that_is_cut_off_does_not_hide_the_service() {
+    let mut packet = web_server("site").bytes();
+    // The string says that it is longer than the record.
+    let at = packet.windows(7).position(|bytes| bytes == b"\x06path=/").unwrap();
+    packet[at] = 60;
+    let mut script = Script::settled_asker();
+    script.browse("_http._tcp");
+    script.receive(PEER, "224.0.0.251", &packet);
+    assert_eq!(script.changes(), ["?site", "+site"]);
+    assert_eq!(script.dropped("malformed"), 0);
+}
+
+#[test]
+fn an_address_of_a_strange_length_is_looked_over_and_the_good_one_is_used() {
+    let mut packet = web_server("site").bytes();
+    packet[11] += 1;
+    packet.extend_from_slice(b"\x04peer\x05local\0\0\x01\x80\x01\0\0\0\x78\0\x05\xc0\xa8\x01\x14\0");
+    let mut script = Script::settled_asker();
+    script.browse("_http._tcp");
+    script.receive(PEER, "224.0.0.251", &packet);
+    let addresses = script.last_service().addresses;
+    assert_eq!(addresses.iter().map(|address| address.ip.to_string()).collect::<Vec<_>>(), ["192.168.1.20"]);
+}
+
+#[test]
+fn names_that_lead_nowhere_are_asked_for_nowhere() {
+    let mut script = Script::settled_asker();
+    script.browse("_http._tcp");
+    script.pass(200);
+    let types = response()
+        .shared("_http._tcp.local", 4_500, ptr("."))
+        .shared("_http._tcp.local", 4_500, ptr("_http._tcp.local"))
+        .shared("_http._tcp.local", 4_500, ptr("x._ipp._tcp.local"))
+        .shared("_http._tcp.local", 4_500, ptr("gone._http._tcp.local"))
+        .unique("gone._http._tcp.local", 120, srv(0, "."));
+    script.hear(PEER, &types);
+    assert_eq!(script.changes(), ["?gone"]);
+    script.sent();
+    script.pass(10_000);
+    let asked: Vec<String> = script.sent().into_iter().flat_map(|sent| sent.questions).collect();
+    assert!(asked.iter().all(|question| question.contains("_http._tcp.local IN")), "{asked:?}");
 }

@@ -13,6 +13,12 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// Tells on standard error what the user should know while the command goes on.
+pub(super) fn warn(text: &str) {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "shadowmesh: {text}");
+}
+
 /// Whether standard output takes colours: a terminal, and `NO_COLOR` is not set (no-color.org).
 fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

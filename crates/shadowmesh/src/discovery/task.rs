@@ -53,6 +53,11 @@ impl Edition {
         Ok(Self { day, beacon, publishing, published })
     }
 
+    /// Whether an instance could not be announced. One that is announced stays so until it is ended.
+    fn has_failed(&mut self) -> bool {
+        self.publishing.try_join_next().is_some()
+    }
+
     /// Says goodbye.
     async fn end(mut self) {
         debug!("discovery: the advertisement of day {} ends", self.day);
@@ -191,8 +196,12 @@ impl Task {
         for edition in self.editions.extract_if(.., over).collect::<Vec<_>>() {
             edition.end().await;
         }
+        for edition in self.editions.extract_if(.., Edition::has_failed).collect::<Vec<_>>() {
+            edition.end().await;
+            self.note(Some("this node cannot be announced".into()));
+        }
         if self.error.is_none() || self.retry_at <= Instant::now() {
-            let outcome = self.begin(today).await;
+            let outcome = self.begin(today).await.and_then(|()| self.check_sending());
             self.note(outcome.err());
         }
         wait
@@ -212,6 +221,18 @@ impl Task {
             self.search = Some(Search::begin(&self.setup).await?);
         }
         Ok(())
+    }
+
+    /// Whether what is said can be heard anywhere.
+    fn check_sending(&self) -> Result<(), String> {
+        let Some(search) = &self.search else { return Ok(()) };
+        let condition = search.beacon.conditions().now();
+        match condition.unsent.first() {
+            Some(unsent) if !condition.sends => {
+                Err(format!("{unsent} (a firewall on this machine may drop UDP port 5353)"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells people what is wrong, once.

@@ -12,9 +12,9 @@ use beacon::{
 use futures_core::Stream;
 use tokio::time::{Instant, timeout_at};
 
-use super::Network;
 use super::describe::{InstanceJson, details, instance_line, json_line};
 use super::names::InterfaceNames;
+use super::{Network, found_nothing};
 use crate::cli::output::{Paint, print};
 use crate::failure::Failure;
 
@@ -56,7 +56,7 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
             match timeout_at(Instant::now() + QUIET, search.next()).await {
                 Ok(event) => event?,
                 Err(_) if found => return Ok(()),
-                Err(_) => return Err(Failure::Runtime("no services were found".into())),
+                Err(_) => return Err(found_nothing("no services were found", &beacon)),
             }
         } else {
             search.next().await?

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use beacon::{Instance, ResolvedService, ScopedAddress, Txt};
+use beacon::{Instance, ResolvedService, ScopedAddress, ServiceName, ShownInstance, Txt};
+use mdns::wire::is_control;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -32,7 +33,7 @@ pub(super) fn instance_line(
         _ => "33",
     };
     let interface = names.get(instance.interface);
-    let name = visible(instance.name.as_str());
+    let name = ShownInstance(&instance.name).to_string();
     format!(
         "{} {interface:<8} {}  {}\n",
         paint.with(code, &mark.to_string()),
@@ -52,9 +53,9 @@ pub(super) fn details(service: &ResolvedService, names: &mut InterfaceNames, pai
     let addresses: Vec<_> = service.addresses.iter().map(|known| address(*known, names)).collect();
     line("address", &addresses.join("  "));
     for (key, value) in service.txt.iter() {
-        let key = visible(&String::from_utf8_lossy(key));
+        let key = visible(key);
         match value {
-            Some(value) => line("txt", &format!("{key}={}", visible(&String::from_utf8_lossy(value)))),
+            Some(value) => line("txt", &format!("{key}={}", visible(value))),
             None => line("txt", &key),
         }
     }
@@ -66,6 +67,7 @@ pub(super) fn details(service: &ResolvedService, names: &mut InterfaceNames, pai
 pub(super) struct InstanceJson {
     event: &'static str,
     name: String,
+    full_name: String,
     #[serde(rename = "type")]
     service_type: String,
     interface: String,
@@ -92,6 +94,7 @@ impl InstanceJson {
         Self {
             event,
             name: instance.name.as_str().into(),
+            full_name: full_name(instance) + ".local",
             service_type: instance.service_type.to_string(),
             interface: names.get(instance.interface).into(),
             details: service.map(|service| DetailsJson {
@@ -104,10 +107,26 @@ impl InstanceJson {
     }
 }
 
-/// One line of JSON.
+/// An instance and its type, as `resolve` reads them.
+fn full_name(instance: &Instance) -> String {
+    let (name, service_type) = (instance.name.clone(), instance.service_type.clone());
+    ServiceName { instance: name, service_type }.to_string()
+}
+
+/// One line of JSON. It is seen on terminals too, so what would control one is escaped beyond what JSON asks for.
 pub(super) fn json_line(object: &impl Serialize) -> Result<String, Failure> {
     let json = serde_json::to_string(object).map_err(|error| Failure::Runtime(error.to_string()))?;
-    Ok(json + "\n")
+    let mut line = String::with_capacity(json.len() + 1);
+    for character in json.chars() {
+        if is_control(character) {
+            // Such characters stand in strings only, and all are below U+10000. Writing to a string cannot fail.
+            let _ = write!(line, "\\u{:04x}", u32::from(character));
+        } else {
+            line.push(character);
+        }
+    }
+    line.push('\n');
+    Ok(line)
 }
 
 /// Attributes: text, `true` for a key without a value, `{"hex": …}` for what is no text.
@@ -131,4 +150,17 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         let _ = write!(out, "{byte:02x}");
         out
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_what_it_was_and_controls_no_terminal() {
+        let text = "a\u{7f}\u{9b}\u{202e}\x1b\\ü";
+        let line = json_line(&json!({ "name": text })).unwrap();
+        assert_eq!(line, "{\"name\":\"a\\u007f\\u009b\\u202e\\u001b\\\\ü\"}\n");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["name"], text);
+    }
 }

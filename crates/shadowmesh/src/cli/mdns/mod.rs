@@ -108,6 +108,17 @@ impl Network {
     }
 }
 
+/// That nothing was found, and why that may be: what cannot be sent is not answered.
+fn found_nothing(what: &str, beacon: &Beacon) -> Failure {
+    let unsent = beacon.conditions().now().unsent;
+    let reasons: Vec<String> = unsent.iter().map(ToString::to_string).collect();
+    Failure::Runtime(if reasons.is_empty() {
+        what.into()
+    } else {
+        format!("{what} ({}; a firewall on this machine may drop UDP port 5353)", reasons.join("; "))
+    })
+}
+
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let network = &args.network;
     match &args.command {

@@ -1,9 +1,8 @@
 //! Names of interfaces, and text from the network that must not control a terminal.
 
-use std::collections::HashMap;
-use std::fmt::Write;
-
+use mdns::wire::Shown;
 use os::netlink::Netlink;
+use std::collections::HashMap;
 
 use crate::failure::Failure;
 
@@ -30,18 +29,10 @@ impl InterfaceNames {
     }
 }
 
-/// Text that somebody on the network has chosen, with everything that would control a terminal made visible.
-pub(super) fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "\\u{{{:x}}}", u32::from(character));
-        } else {
-            out.push(character);
-        }
-    }
-    out
+/// Text that somebody on the network has chosen, with everything that would control a terminal made visible: as `\DDD`, which
+/// names are read back from.
+pub(super) fn visible(text: impl AsRef<[u8]>) -> String {
+    Shown(text.as_ref()).to_string()
 }
 
 #[cfg(test)]
@@ -51,6 +42,7 @@ mod tests {
     #[test]
     fn escape_sequences_and_text_direction_are_shown_rather_than_obeyed() {
         assert_eq!(visible("Büro \u{1f5a8}"), "Büro \u{1f5a8}");
-        assert_eq!(visible("a\x1b[31mb\u{9b}c\u{202e}d\n"), "a\\u{1b}[31mb\\u{9b}c\\u{202e}d\\u{a}");
+        assert_eq!(visible("a\x1b[31mb\u{9b}c\u{202e}d\n"), r"a\027[31mb\194\155c\226\128\174d\010");
+        assert_eq!(visible(b"B\xfcro"), r"B\252ro");
     }
 }

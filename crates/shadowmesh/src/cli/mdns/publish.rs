@@ -1,13 +1,14 @@
 //! `mdns publish`: a service, until Ctrl-C.
 
-use std::future::pending;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use beacon::{InstanceName, Service};
+use beacon::{Condition, HostName, InstanceName, Service, ShownInstance};
+use tokio::time::sleep;
 
 use super::Network;
 use super::names::visible;
-use crate::cli::output::print;
+use crate::cli::output::{print, warn};
 use crate::cli::places;
 use crate::failure::Failure;
 
@@ -69,18 +70,92 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
     let beacon = network.builder().names_file(&args.names).start().await?;
     network.require_interfaces(&beacon).await?;
     let mut publication = beacon.publish(service).await?;
-    let host = match &args.host {
-        Some(host) => host.clone(),
-        None => beacon.host_name().await?.to_string(),
-    };
-    let port = args.port;
-    print(&format!("{} on port {port} of {host}\n", line(&publication.name(), &args.service_type)))?;
-    while let Ok(name) = publication.renamed().await {
-        print(&format!("{}, because somebody else has the old name\n", line(&name, &args.service_type)))?;
+    let mut conditions = beacon.conditions();
+    let mut teller = Teller { args, told: None, condition: Condition::default() };
+    loop {
+        // What the network has not heard is not published.
+        let condition = conditions.now();
+        teller.tell(&publication.name(), condition)?;
+        tokio::select! {
+            name = publication.renamed() => drop(name?),
+            changed = conditions.changed() => {
+                changed?;
+                // A link that comes up refuses some packets before it takes all.
+                sleep(SETTLING).await;
+            }
+        }
     }
-    pending().await
 }
 
-fn line(name: &InstanceName, service_type: &str) -> String {
-    format!("published {} as {}", visible(name.as_str()), service_type)
+/// How long a change may take to be told, so that what passes is not.
+const SETTLING: Duration = Duration::from_millis(300);
+
+/// Tells the user what became of the service, each thing once.
+struct Teller<'a> {
+    args: &'a Args,
+    /// The names of service and host that were told last.
+    told: Option<(InstanceName, Option<HostName>)>,
+    condition: Condition,
+}
+
+impl Teller<'_> {
+    fn tell(&mut self, name: &InstanceName, condition: Condition) -> Result<(), Failure> {
+        let before = std::mem::replace(&mut self.condition, condition);
+        for unsent in self.condition.unsent.iter().filter(|unsent| !before.unsent.contains(unsent)) {
+            let firewall = if unsent.error.contains("not permitted") {
+                "; a firewall on this machine drops it (UDP port 5353)"
+            } else {
+                ""
+            };
+            warn(&format!("{unsent}{firewall}. The service is not found there until this is mended"));
+        }
+        for unsent in before.unsent.iter().filter(|unsent| !self.condition.unsent.contains(unsent)) {
+            let family = if unsent.ipv6 { "IPv6" } else { "IPv4" };
+            print(&format!("sending on {} over {family} works now\n", visible(&unsent.interface)))?;
+        }
+        if self.condition.sends { self.tell_names(name) } else { Ok(()) }
+    }
+
+    fn tell_names(&mut self, name: &InstanceName) -> Result<(), Failure> {
+        let Args { service_type, port, host: elsewhere, .. } = self.args;
+        let host = if elsewhere.is_some() { None } else { self.condition.host_name.clone() };
+        if elsewhere.is_none() && host.is_none() {
+            // Its own name is not settled yet.
+            return Ok(());
+        }
+        let line = format!("published {} as {}", ShownInstance(name), visible(service_type));
+        match &self.told {
+            None => {
+                let of = elsewhere.clone().or(host.as_ref().map(HostName::to_string)).unwrap_or_default();
+                print(&format!("{line} on port {port} of {}\n", visible(of)))?;
+                if name.as_str() != self.args.name {
+                    print(&format!("somebody else has, or had, the name {}\n", visible(&self.args.name)))?;
+                }
+                if let (Some(host), Some(wanted)) = (&host, &self.condition.wanted_host_name)
+                    && host != wanted
+                {
+                    let (host, wanted) = (host.to_string(), wanted.to_string());
+                    print(&format!(
+                        "this host is called {} here, because another has, or had, the name {}\n",
+                        visible(host),
+                        visible(wanted)
+                    ))?;
+                }
+            }
+            Some((before, before_host)) => {
+                if before != name {
+                    print(&format!("{line}, because somebody else has the old name\n"))?;
+                }
+                if let Some(host) = host.as_ref().filter(|_| *before_host != host) {
+                    let host = host.to_string();
+                    print(&format!(
+                        "this host is called {} now, because another has the old name\n",
+                        visible(host)
+                    ))?;
+                }
+            }
+        }
+        self.told = Some((name.clone(), host));
+        Ok(())
+    }
 }

@@ -6,9 +6,9 @@ use beacon::Answer;
 use mdns::wire::RecordType;
 use serde::Serialize;
 
-use super::Network;
 use super::describe::{hex, json_line};
 use super::names::{InterfaceNames, visible};
+use super::{Network, found_nothing};
 use crate::cli::output::print;
 use crate::cli::usage;
 use crate::failure::Failure;
@@ -58,7 +58,8 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
     }
     let answers = beacon.query_once(name, args.record_type, args.time).await?;
     if answers.is_empty() {
-        return Err(Failure::Runtime(format!("nobody has {} records of `{name}`", args.record_type)));
+        let what = format!("nobody has {} records of `{}`", args.record_type, visible(name));
+        return Err(found_nothing(&what, &beacon));
     }
     for answer in &answers {
         let interface = names.get(answer.interface);
@@ -73,7 +74,7 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
 
 fn text_line(answer: &Answer, interface: &str) -> String {
     let Answer { name, ttl, data, .. } = answer;
-    visible(&format!("{interface:<8} {name} {ttl} {} {data}", answer.record_type())) + "\n"
+    visible(format!("{interface:<8} {name} {ttl} {} {data}", answer.record_type())) + "\n"
 }
 
 /// A record as JSON; docs/mdns.md explains the keys.

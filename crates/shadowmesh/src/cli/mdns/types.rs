@@ -6,10 +6,10 @@ use beacon::TypeEvent;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::Network;
 use super::browse::QUIET;
 use super::describe::json_line;
 use super::names::InterfaceNames;
+use super::{Network, found_nothing};
 use crate::cli::output::print;
 use crate::failure::Failure;
 
@@ -42,7 +42,7 @@ pub(super) async fn run(args: &Args, network: &Network) -> Result<(), Failure> {
             })?;
         }
     }
-    if known.is_empty() { Err(Failure::Runtime("no services were found".into())) } else { Ok(()) }
+    if known.is_empty() { Err(found_nothing("no services were found", &beacon)) } else { Ok(()) }
 }
 
 /// A type as JSON; docs/mdns.md explains the keys.
