@@ -76,6 +76,8 @@ reasons! {
     StreamsOff = "streams_off",
     /// Inbound: of a stream, and those who run the streams are too slow.
     StreamBacklog = "stream_backlog",
+    /// Inbound: of a stream, and no sense in it, or of a peer with which streams cannot be had.
+    StreamRefused = "stream_refused",
     // Handshakes
     /// A handshake message whose first MAC is wrong: its sender does not know our public key.
     HandshakeMac = "handshake_mac",

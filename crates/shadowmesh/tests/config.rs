@@ -516,6 +516,35 @@ listen = \"127.0.0.1:8000-8099\"";
 }
 
 #[test]
+fn a_peer_may_have_an_exit_of_its_own_or_none() {
+    let scratch = Scratch::new();
+    let lines = |exit: &str| format!("allowed_ips = []\nexit = {exit}");
+    let checked = |exit: &str, more: &str| {
+        scratch.write("left.toml", &format!("{NODE}{TUN}{}{more}", peer("right", RIGHT_KEY, &lines(exit))));
+        run(&scratch.path, &["check", "-c", "left.toml"])
+    };
+    let shown = |exit: &str, more: &str| {
+        let output = checked(exit, more);
+        assert_eq!(stderr(&output), "");
+        stdout(&output)
+    };
+    let only = shown("{ allow = [\"10.1.0.0/16\"] }", "");
+    assert!(only.contains("exit        for right, to the Internet"), "{only}");
+    assert!(only.contains("allow     10.1.0.0/16") && !only.contains("all peers"), "{only}");
+    let all_but = shown("false", "[exit]\n");
+    assert!(all_but.contains("for all peers") && all_but.contains("exit        not for right"), "{all_but}");
+    for (exit, expected) in [
+        ("true", "`exit` of a peer is false, or the rules for this peer"),
+        ("{ refuse = [] }", "unknown key `refuse` in `exit` of a [[peer]]"),
+        ("{ allow = [\"10.0.0.1/8\"] }", "`10.0.0.1/8` is no rule"),
+    ] {
+        let output = checked(exit, "");
+        assert_eq!(output.status.code(), Some(2), "{exit}");
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_proxy_that_others_can_reach_needs_a_password() {
     refused(
         &with_peer("[[socks5]]\nlisten = \"0.0.0.0:1080\"\nvia = \"right\""),

@@ -589,6 +589,24 @@ fn a_stream_that_is_cut_off_ends_in_an_error_behind_its_last_byte() {
 }
 
 #[test]
+fn an_end_that_stops_cuts_its_streams_off_behind_all_that_was_written() {
+    for version in [1, 2] {
+        let mut pair = Pair::new(&config(version));
+        let (open, ended) = (pair.stream(), pair.stream());
+        pair.client.write(open, b"half of it").unwrap();
+        pair.client.write(ended, b"all of it").unwrap();
+        pair.client.finish(ended, pair.now);
+        pair.client.cut_off_all_behind(pair.now);
+        pair.exchange();
+        let mut buf = [0; 100];
+        assert_eq!(pair.server.read(open, &mut buf), Ok(10), "version {version}");
+        assert_eq!(pair.server.read(open, &mut buf), Err(ReadError::CutOff));
+        assert_eq!(pair.server.read(ended, &mut buf), Ok(9));
+        assert_eq!(pair.server.read(ended, &mut buf), Ok(0), "an end stays an end");
+    }
+}
+
+#[test]
 fn a_stream_that_has_ended_in_order_is_not_cut_off_by_letting_go_of_it() {
     let mut pair = Pair::new(&config(2));
     let id = pair.stream();

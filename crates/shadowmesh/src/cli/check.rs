@@ -73,8 +73,15 @@ fn summary(config: &Config) -> String {
     for one in &proxies.forwards {
         line("forward", &forward(one, &config.peers));
     }
-    if let Some(rules) = &proxies.exit {
-        line("exit", "for all peers, to the Internet; by rule to the networks of this host");
+    let of_all = proxies.exit.iter().map(|rules| ("all peers", Some(rules)));
+    let of_peers = proxies.exit_of_peers.iter();
+    let of_peers = of_peers.map(|(peer, rules)| (config.peers[*peer].name.as_str(), rules.as_ref()));
+    for (who, rules) in of_all.chain(of_peers) {
+        let Some(rules) = rules else {
+            line("exit", &format!("not for {who}"));
+            continue;
+        };
+        line("exit", &format!("for {who}, to the Internet; by rule to the networks of this host"));
         for (key, rules) in [("  allow", &rules.allow), ("  deny", &rules.deny), ("  listen", &rules.listen)]
         {
             if !rules.is_empty() {

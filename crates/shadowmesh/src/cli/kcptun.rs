@@ -18,8 +18,10 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// Carry streams of clients to a TCP address
+    #[command(version, disable_version_flag = true)]
     Server(ServerArgs),
     /// Carry connections to a TCP port to a server
+    #[command(version, disable_version_flag = true)]
     Client(ClientArgs),
 }
 

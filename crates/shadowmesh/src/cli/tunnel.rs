@@ -18,8 +18,8 @@ use crate::control::SocketName;
 use crate::daemon;
 use crate::failure::Failure;
 use crate::logging;
-use crate::proxy::Target;
 use crate::proxy::request::Transport;
+use crate::proxy::{Target, listen_address};
 
 /// Short enough for every NAT to remember us (RFC 4787 §4.3 has two minutes; many keep thirty seconds).
 const KEEPALIVE: Duration = Duration::from_secs(25);
@@ -69,7 +69,7 @@ pub(super) struct ProxyArgs {
     through: Through,
 
     /// Where to serve SOCKS5 and HTTP CONNECT; this host only
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1080")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1080", value_parser = to_listen_on)]
     socks5: SocketAddr,
 }
 
@@ -80,11 +80,11 @@ pub(super) struct ForwardArgs {
     #[command(flatten)]
     through: Through,
 
-    /// Listen here; the peer connects to the target
+    /// Listen here; the peer connects to the target. Also as ssh has it: [ADDRESS:]PORT:TARGET:PORT
     #[arg(short = 'L', long, value_name = "[ADDRESS:]PORT=TARGET:PORT")]
     local: Vec<Port>,
 
-    /// Have the peer listen; we connect to the target
+    /// Have the peer listen; we connect to the target. Also as ssh has it
     #[arg(short = 'R', long, value_name = "[ADDRESS:]PORT=TARGET:PORT")]
     remote: Vec<Port>,
 
@@ -97,6 +97,8 @@ pub(super) struct ForwardArgs {
 #[derive(Clone, Debug)]
 struct Port {
     listen: SocketAddr,
+    /// Written as `*`.
+    anywhere: bool,
     target: Target,
 }
 
@@ -104,13 +106,47 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (listen, target) = text.split_once('=').ok_or("write LISTEN=TARGET, as 8080=10.0.0.5:80")?;
-        // A port alone is one of this host only, as with ssh.
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listen = listen.parse().map(local).or_else(|_| listen.parse());
-        let listen = listen.map_err(|_| "what to listen on is not [ADDRESS:]PORT")?;
-        let target = target.parse().map_err(|error| format!("target: {error}"))?;
-        Ok(Self { listen, target })
+        let parts = text.split_once('=').or_else(|| as_ssh_has_it(text));
+        let (listen, target) = parts.ok_or("write LISTEN=TARGET, as 8080=10.0.0.5:80")?;
+        let anywhere = listen.starts_with(['*', ':']);
+        let listen = to_listen_on(listen)?;
+        let target: Target = target.parse().map_err(|error| format!("target: {error}"))?;
+        if target.port() == 0 {
+            return Err("target: port 0 cannot be reached".into());
+        }
+        Ok(Self { listen, anywhere, target })
+    }
+}
+
+/// An address and a port; a port alone is one of this host only, as with ssh.
+fn to_listen_on(text: &str) -> Result<SocketAddr, String> {
+    let local = text.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    local.or_else(|| listen_address(text)).ok_or_else(|| {
+        "what to listen on is not [ADDRESS:]PORT, with `localhost`, or `*` for every address".into()
+    })
+}
+
+/// `[ADDRESS:]PORT:TARGET:PORT`, cut in the middle. An IPv6 address stands in brackets, so that there is one way to read it.
+fn as_ssh_has_it(text: &str) -> Option<(&str, &str)> {
+    let mut depth = 0;
+    let colons: Vec<usize> = text
+        .char_indices()
+        .filter_map(|(at, c)| {
+            depth += i32::from(c == '[') - i32::from(c == ']');
+            (c == ':' && depth == 0).then_some(at)
+        })
+        .collect();
+    let middle = match colons[..] {
+        [middle, _] | [_, middle, _] => middle,
+        _ => return None,
+    };
+    Some((&text[..middle], &text[middle + 1..]))
+}
+
+impl Port {
+    /// What a peer is told to listen on. Its rules call every address 0.0.0.0.
+    fn at_the_peer(&self) -> SocketAddr {
+        if self.anywhere { (Ipv4Addr::UNSPECIFIED, self.listen.port()).into() } else { self.listen }
     }
 }
 
@@ -127,10 +163,10 @@ pub(super) fn proxy(args: ProxyArgs) -> Result<(), Failure> {
 pub(super) fn forward(args: ForwardArgs) -> Result<(), Failure> {
     let transport = if args.udp { Transport::Udp } else { Transport::Tcp };
     let forward = |direction| {
-        move |Port { listen, target }| Forward {
-            listen,
+        move |port: Port| Forward {
+            listen: if direction == Direction::Remote { port.at_the_peer() } else { port.listen },
             listen_place: None,
-            target,
+            target: port.target,
             transport,
             direction,
             via: 0,
@@ -182,4 +218,34 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
         discovery: Discovery::default(),
     };
     daemon::run(daemon::Options { config, socket, state_dir: places::state_dir() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_is_written_with_an_equals_sign_or_as_ssh_has_it() {
+        for (text, listen, target) in [
+            ("8080=10.0.0.5:80", "127.0.0.1:8080", "10.0.0.5:80"),
+            ("localhost:8080=a.example:80", "127.0.0.1:8080", "a.example:80"),
+            ("*:8080=a.example:80", "[::]:8080", "a.example:80"),
+            ("[::1]:8080=[2001:db8::1]:80", "[::1]:8080", "[2001:db8::1]:80"),
+            ("8080:a.example:80", "127.0.0.1:8080", "a.example:80"),
+            ("8080:[2001:db8::1]:80", "127.0.0.1:8080", "[2001:db8::1]:80"),
+            ("localhost:8080:10.0.0.5:80", "127.0.0.1:8080", "10.0.0.5:80"),
+            ("*:8080:10.0.0.5:80", "[::]:8080", "10.0.0.5:80"),
+            ("[::1]:8080:[2001:db8::1]:80", "[::1]:8080", "[2001:db8::1]:80"),
+            ("192.0.2.1:8080:10.0.0.5:80", "192.0.2.1:8080", "10.0.0.5:80"),
+        ] {
+            let port: Port = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(
+                (port.listen.to_string().as_str(), port.target.to_string().as_str()),
+                (listen, target)
+            );
+        }
+        for text in ["8080", "8080:80", "a.example:8080=10.0.0.5:80", "8080:::1:80", "8080=10.0.0.5:0"] {
+            assert!(text.parse::<Port>().is_err(), "{text}");
+        }
+    }
 }

@@ -24,7 +24,7 @@ const ROOT: &[&str] =
     &["node", "tun", "peer", "socks5", "forward", "exit", "streams", "discovery", "faketcp", "tcp"];
 const NODE: &[&str] = &["private_key", "private_key_file", "listen", "name", "workers", "cipher", "offload"];
 const TUN: &[&str] = &["name", "address", "mtu"];
-const PEER: &[&str] = &[
+pub(super) const PEER: &[&str] = &[
     "name",
     "public_key",
     "endpoint",
@@ -32,6 +32,7 @@ const PEER: &[&str] = &[
     "faketcp_port",
     "tcp_port",
     "allowed_ips",
+    "exit",
     "preshared_key",
     "preshared_key_file",
     "protocol",

@@ -1,4 +1,4 @@
-//! The sections `[[socks5]]`, `[[forward]]` and `[exit]`.
+//! The sections `[[socks5]]`, `[[forward]]` and `[exit]`, and `exit` of a `[[peer]]`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use handshake::Protocol;
 use toml::de::DeTable;
 
 use super::Peer;
-use super::check::{listen, repeated, section};
+use super::check::{PEER, listen, repeated, section};
 use super::error::{ConfigError, Place};
 use super::secrets::{chmod_help, read_text};
 use super::source::{Section, Source, Value};
 use crate::proxy::exit::Rules;
 use crate::proxy::request::Transport;
-use crate::proxy::{Credentials, Rule, Target};
+use crate::proxy::{Credentials, Rule, Target, listen_address};
 
 pub(super) const SOCKS5_TITLE: &str = "[[socks5]]";
 pub(super) const SOCKS5: &[&str] = &["listen", "via", "username", "password_file"];
@@ -35,6 +35,9 @@ pub struct Proxies {
     pub forwards: Vec<Forward>,
     /// `[exit]`: the rules for peers that go out from here; `None` when they may not.
     pub exit: Option<Rules>,
+    /// `exit` of a `[[peer]]`: other rules for that peer, or none. By its place among
+    /// [`Config::peers`](super::Config::peers).
+    pub exit_of_peers: Vec<(usize, Option<Rules>)>,
 }
 
 /// A `[[socks5]]` section.
@@ -88,7 +91,8 @@ pub enum Direction {
 impl Proxies {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.socks5.is_empty() && self.forwards.is_empty() && self.exit.is_none()
+        let exits = self.exit.is_some() || self.exit_of_peers.iter().any(|(_, rules)| rules.is_some());
+        self.socks5.is_empty() && self.forwards.is_empty() && !exits
     }
 }
 
@@ -108,7 +112,8 @@ pub(super) fn proxies(
         Some(_) => Some(exit(&section(source, root, "exit", EXIT_TITLE, EXIT)?)?),
         None => None,
     };
-    Ok(Proxies { socks5, forwards, exit })
+    let exit_of_peers = exit_of_peers(source, root, peers)?;
+    Ok(Proxies { socks5, forwards, exit, exit_of_peers })
 }
 
 /// Which sockets are asked for, and in which line; those of a peer apart from our own.
@@ -210,7 +215,8 @@ fn claim(
     transport: Transport,
     claims: &mut Claims,
 ) -> Result<SocketAddr, ConfigError> {
-    let address = listen(value)?;
+    // `localhost` and `*` too, as on the command line; what is none of that gets the words of any other `listen`.
+    let address = value.string().ok().and_then(listen_address).map_or_else(|| listen(value), Ok)?;
     if address.port() == 0 {
         return Err(value.error("port 0 is any port: say which"));
     }
@@ -241,6 +247,34 @@ fn via(section: &Section<'_, '_>, peers: &[Peer]) -> Result<usize, ConfigError> 
         return Err(value.error(message));
     }
     Ok(index)
+}
+
+/// What `exit` of each `[[peer]]` says, where it says something.
+fn exit_of_peers(
+    source: &Source<'_>,
+    root: &DeTable<'_>,
+    peers: &[Peer],
+) -> Result<Vec<(usize, Option<Rules>)>, ConfigError> {
+    let mut rules = Vec::new();
+    for (index, section) in repeated(source, root, "peer", "[[peer]]", PEER)?.iter().enumerate() {
+        let Some(value) = section.get("exit") else { continue };
+        let of_peer = match value.table("`exit` of a [[peer]]", EXIT) {
+            Some(table) => Some(exit(&table?)?),
+            None if matches!(value.boolean(), Ok(false)) => None,
+            None => {
+                return Err(value.error("`exit` of a peer is false, or the rules for this peer").help(
+                    "for example: exit = { allow = [\"10.1.0.0/16\"], deny = [\"0.0.0.0/0\", \"::/0\"] }",
+                ));
+            }
+        };
+        if of_peer.is_some() && peers.get(index).is_some_and(|peer| peer.protocol == Protocol::WireGuard) {
+            return Err(
+                value.error("a peer that speaks the protocol of WireGuard has no streams to go out on")
+            );
+        }
+        rules.push((index, of_peer));
+    }
+    Ok(rules)
 }
 
 fn exit(section: &Section<'_, '_>) -> Result<Rules, ConfigError> {

@@ -173,6 +173,16 @@ impl<'a, 'i> Value<'a, 'i> {
         self.inner.as_bool().ok_or_else(|| self.wrong_type("true or false"))
     }
 
+    /// A table, as `{ key = value }`, all of whose keys are `known`; `None` for anything else.
+    pub(super) fn table(
+        &self,
+        title: &'static str,
+        known: &[&str],
+    ) -> Option<Result<Section<'a, 'i>, ConfigError>> {
+        let DeValue::Table(table) = self.inner else { return None };
+        Some(Section::new(self.source, title, self.span.clone(), table, known, &[]))
+    }
+
     /// A whole number within `range`.
     pub(super) fn integer(&self, range: std::ops::RangeInclusive<i64>) -> Result<i64, ConfigError> {
         let integer = self.inner.as_integer().ok_or_else(|| self.wrong_type("a whole number"))?;

@@ -209,6 +209,9 @@ impl NodeThread {
         if let Some(dropped) = self.streams.as_ref().map(|inbox| inbox.dropped()).filter(|&count| count > 0) {
             *node.drops.entry(DropReason::StreamBacklog.name().into()).or_default() += dropped;
         }
+        if let Some(refused) = self.streams.as_ref().map(|inbox| inbox.refused()).filter(|&count| count > 0) {
+            *node.drops.entry(DropReason::StreamRefused.name().into()).or_default() += refused;
+        }
         let tun = self.device.as_ref().map(TunDevice::offloads).unwrap_or_default();
         let udp = self.links[0].udp().offloads();
         let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {

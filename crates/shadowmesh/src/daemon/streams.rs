@@ -1,7 +1,6 @@
 //! Starting and stopping the thread of the streams.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
@@ -33,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The same where the peer may be reached by another carrier meanwhile: finding it takes up to three seconds.
 const PATIENCE_WITH_CARRIERS: Duration = Duration::from_secs(6);
 
+/// The shortest prefixes, of IPv4 and IPv6, that an overlay or a site has.
+const OVERLAY_PREFIX_MIN: (u8, u8) = (8, 16);
+
 /// What the streams need from the configuration, taken before the node takes the rest.
 pub(super) struct Plan {
     proxies: Proxies,
@@ -40,7 +42,7 @@ pub(super) struct Plan {
     roles: Vec<Role>,
     names: Vec<String>,
     patience: Vec<Duration>,
-    own: Vec<IpAddr>,
+    overlay: Vec<IpNet>,
     path: std::path::PathBuf,
     pub(super) inbox: Arc<Inbox>,
     stop: StopHandle,
@@ -69,7 +71,7 @@ impl Plan {
         let patience = |peer: &Peer| if peer.ways.len() > 1 { PATIENCE_WITH_CARRIERS } else { PATIENCE };
         let patience = config.peers.iter().map(patience).collect();
         let (queries, asked) = unbounded_channel();
-        let own = config.tun.iter().flat_map(|tun| &tun.addresses).map(IpNet::addr).collect();
+        let overlay = overlay(config);
         let (stop, stopped) = StopHandle::new();
         let inbox = Arc::new(Inbox::new()?);
         let streams = config.streams;
@@ -80,7 +82,7 @@ impl Plan {
             roles,
             names,
             patience,
-            own,
+            overlay,
             path,
             inbox,
             stop,
@@ -136,13 +138,26 @@ impl Plan {
             inbox: self.inbox,
             link: link.udp().try_clone()?,
             proxies: self.proxies,
-            own: self.own,
+            overlay: self.overlay,
             stop: self.stopped,
             asked: self.asked,
             started,
         };
         Ok((thread, Started { answer, path: self.path }, self.stop))
     }
+}
+
+/// All addresses of the overlay: those of this node, one by one, and the networks that it shares with its peers or that lie
+/// behind them. Networks so large that they are the Internet behind a peer are none of the overlay's.
+fn overlay(config: &Config) -> Vec<IpNet> {
+    let on_tun = || config.tun.iter().flat_map(|tun| &tun.addresses);
+    let own = on_tun().map(|net| IpNet::from(net.addr()));
+    let behind_peers = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+    let is_overlay = |net: &&IpNet| match net {
+        IpNet::V4(net) => net.prefix_len() >= OVERLAY_PREFIX_MIN.0,
+        IpNet::V6(net) => net.prefix_len() >= OVERLAY_PREFIX_MIN.1,
+    };
+    own.chain(on_tun().chain(behind_peers).filter(is_overlay).map(IpNet::trunc)).collect()
 }
 
 /// Will know whether all listeners stand.

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 use stream::session::Session;
 use stream::smux::Role;
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::sleep;
 
+use super::connection::{Connection, Listener};
 use super::crypt::Cipher;
 use super::driver::Driver;
 use super::link::Link;
-use super::options::{ClientArgs, Settings, host_and_port, to_listen_on};
+use super::options::{Address, ClientArgs, Settings, host_and_port};
 use super::pump::pump;
 use super::{DRAIN_MAX, Stop, any_address_towards, open_socket};
 use crate::failure::Failure;
@@ -28,13 +29,11 @@ const SCAVENGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until told to stop.
 pub(super) async fn run(args: ClientArgs, settings: Settings, stop: Stop) -> Result<(), Failure> {
-    let listen = to_listen_on("--localaddr", &args.localaddr)?;
     host_and_port("--remoteaddr", &args.remoteaddr)?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| Failure::Runtime(format!("TCP {listen} cannot be listened on: {error}")))?;
+    let listen = Address::parse("--localaddr", &args.localaddr)?;
+    let listener = Listener::bind("--localaddr", &listen)?;
     let remote = &args.remoteaddr;
-    info!("listening on TCP {listen} for streams by way of UDP {remote}");
+    info!("listening on {listen} for streams by way of UDP {remote}");
     let mut client = Client::new(&args, settings);
     let accept = async {
         let mut turn = 0;
@@ -63,7 +62,7 @@ pub(super) async fn run(args: ClientArgs, settings: Settings, stop: Stop) -> Res
 
 /// One place for a connection to the server.
 #[derive(Debug, Default)]
-struct Connection {
+struct Upstream {
     link: Option<Rc<Link>>,
     expires: Option<Instant>,
 }
@@ -72,11 +71,11 @@ struct Client {
     remote: String,
     settings: Settings,
     cipher: Rc<Cipher>,
-    connections: Vec<Connection>,
+    connections: Vec<Upstream>,
     /// Zero: connections do not expire.
     lifetime: Duration,
-    /// How long an expired connection may go on.
-    grace: Duration,
+    /// How long an expired connection may go on; `None` is as long as it has streams.
+    grace: Option<Duration>,
     drivers: JoinSet<()>,
     /// Tells the drivers to end.
     stop: watch::Sender<bool>,
@@ -88,16 +87,16 @@ impl Client {
             remote: args.remoteaddr.clone(),
             cipher: Rc::new(Cipher::new(settings.cipher, &settings.key)),
             settings,
-            connections: (0..args.conn).map(|_| Connection::default()).collect(),
+            connections: (0..args.conn).map(|_| Upstream::default()).collect(),
             lifetime: Duration::from_secs(args.autoexpire),
-            grace: Duration::from_secs(args.scavengettl),
+            grace: u64::try_from(args.scavengettl).ok().map(Duration::from_secs),
             drivers: JoinSet::new(),
             stop: watch::channel(false).0,
         }
     }
 
     /// Opens a stream for a TCP connection.
-    async fn open(&mut self, turn: usize, tcp: TcpStream, from: SocketAddr) {
+    async fn open(&mut self, turn: usize, tcp: Connection, from: String) {
         let opened = match self.connection(turn).await {
             Ok(link) => {
                 let opened = link.session().streams().open(Instant::now());
@@ -109,7 +108,7 @@ impl Client {
             Ok(opened) => opened,
             Err(error) => {
                 warn!("{from}: no stream by way of {}: {error}", self.remote);
-                let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                tcp.cut_off();
                 return;
             }
         };
@@ -138,12 +137,12 @@ impl Client {
             return Ok(Rc::clone(link));
         }
         if let Some(old) = connection.link.take().filter(|_| expired) {
-            spawn_local(scavenge(old, now + self.grace));
+            spawn_local(scavenge(old, self.grace.map(|grace| now + grace)));
         }
         let remote = lookup_host(&self.remote).await?.next().ok_or(io::ErrorKind::NotFound)?;
         let link = self.connect(remote)?;
         let expires = (!self.lifetime.is_zero()).then(|| now + self.lifetime);
-        self.connections[turn] = Connection { link: Some(Rc::clone(&link)), expires };
+        self.connections[turn] = Upstream { link: Some(Rc::clone(&link)), expires };
         Ok(link)
     }
 
@@ -181,12 +180,12 @@ impl Client {
 }
 
 /// Closes an expired connection when its last stream has ended, or when it has had its time.
-async fn scavenge(link: Rc<Link>, until: Instant) {
+async fn scavenge(link: Rc<Link>, until: Option<Instant>) {
     let in_use = || !link.is_closed() && link.session().streams().streams() > 0;
-    while in_use() && Instant::now() < until {
+    while in_use() && until.is_none_or(|until| Instant::now() < until) {
         sleep(SCAVENGE_INTERVAL).await;
     }
-    link.session().streams().close_all(Instant::now());
+    link.session().streams().cut_off_all_behind(Instant::now());
     link.mark_ready();
     let until = Instant::now() + DRAIN_MAX;
     while !link.is_closed() && !link.peek_session().is_flushed() && Instant::now() < until {

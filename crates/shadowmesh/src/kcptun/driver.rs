@@ -147,7 +147,8 @@ impl Driver {
         self.accept = None;
         let now = Instant::now();
         for link in self.sessions.values() {
-            link.session().streams().close_all(now);
+            // Behind what was written: nobody is to take what has come so far for the whole.
+            link.session().streams().cut_off_all_behind(now);
             link.mark_ready();
         }
         let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));

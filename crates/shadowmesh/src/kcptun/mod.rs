@@ -11,6 +11,7 @@
 //! All of it runs in one thread: a `driver::Driver` for each UDP socket, a task (`pump`) for each stream.
 
 mod client;
+mod connection;
 pub mod crypt;
 mod driver;
 mod link;
@@ -129,10 +130,22 @@ fn open_socket(listen: SocketAddr, settings: &Settings) -> Result<UdpLink, Failu
     link.set_dont_fragment(false).map_err(|error| failed(&error))?;
     if settings.dscp > 0 {
         let socket = socket2::SockRef::from(&link);
-        let set = socket.set_tos_v4(settings.dscp << 2).or_else(|_| socket.set_tclass_v6(settings.dscp << 2));
+        let traffic_class = settings.dscp << 2;
+        let set = if is_v6(&socket) {
+            // A socket of both families takes the traffic class from the one option for IPv6 and from the other one for IPv4;
+            // one of IPv6 only may not have the latter.
+            let _ = socket.set_tos_v4(traffic_class);
+            socket.set_tclass_v6(traffic_class)
+        } else {
+            socket.set_tos_v4(traffic_class)
+        };
         set.map_err(|error| runtime("cannot set --dscp", &error))?;
     }
     Ok(link)
+}
+
+fn is_v6(socket: &socket2::SockRef<'_>) -> bool {
+    socket.local_addr().is_ok_and(|address| address.is_ipv6())
 }
 
 /// Any local address from which `remote` can be reached.

@@ -1,5 +1,7 @@
 //! kcptun's options: its flags, its JSON file, which is stronger than they are, and what they mean.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +29,7 @@ pub(crate) struct ServerArgs {
     #[arg(short, long, value_name = "ADDRESS", default_value = ":29900")]
     pub(super) listen: String,
 
-    /// TCP address to connect to for each stream
+    /// TCP address to connect to for each stream, or the path of a Unix socket
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:12948")]
     pub(super) target: String,
 
@@ -38,7 +40,7 @@ pub(crate) struct ServerArgs {
 /// Options of `kcptun client`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClientArgs {
-    /// TCP address to listen on; without a host, every address
+    /// TCP address to listen on, or the path of a Unix socket; without a host, every address
     #[arg(short, long, value_name = "ADDRESS", default_value = ":12948")]
     pub(super) localaddr: String,
 
@@ -54,9 +56,9 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(super) autoexpire: u64,
 
-    /// Seconds that a replaced connection may go on for its streams
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub(super) scavengettl: u64,
+    /// Seconds that a replaced connection may go on for its streams; -1 is as long as it has any
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, allow_negative_numbers = true)]
+    pub(super) scavengettl: i64,
 
     #[command(flatten)]
     pub(super) common: CommonArgs,
@@ -108,11 +110,11 @@ pub(super) struct CommonArgs {
     dscp: u32,
 
     /// Do not compress
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool)]
     nocomp: bool,
 
     /// Acknowledge each datagram at once
-    #[arg(long, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, hide = true)]
     acknodelay: bool,
 
     /// Mode manual: 1 for short timeouts
@@ -160,7 +162,7 @@ pub(super) struct CommonArgs {
     congestion: String,
 
     /// Do not tell about connections and streams
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool)]
     quiet: bool,
 
     /// A JSON file with any of these options, which count more than the command line's
@@ -168,7 +170,7 @@ pub(super) struct CommonArgs {
     config: Option<PathBuf>,
 
     /// Refused: crafted TCP segments are what mesh sessions have, with `carriers = ["faketcp"]`
-    #[arg(long, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, hide = true)]
     tcp: bool,
 
     /// A file to append messages to, in place of stderr
@@ -183,12 +185,32 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "SECONDS", hide = true)]
     snmpperiod: Option<u64>,
 
+    /// Accepted without effect: a limit of the rate; `--congestion bbr` finds the path's own
+    #[arg(long, value_name = "BYTES", hide = true)]
+    ratelimit: Option<u64>,
+
+    /// Accepted without effect: streams are forgotten when both ends have said so
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    closewait: Option<u64>,
+
+    /// Refused: what it does to the bytes is not supported
+    #[arg(long = "QPP", alias = "qpp", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, hide = true)]
+    qpp: bool,
+
+    /// Accepted without effect, as long as there is no --QPP
+    #[arg(long = "QPPCount", alias = "qpp-count", value_name = "COUNT", hide = true)]
+    _qpp_count: Option<u64>,
+
+    /// Print the version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
     /// Accepted without effect: there is no profiling server
-    #[arg(long, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, hide = true)]
     pprof: bool,
 }
 
-/// kcptun's JSON file. What it does not name, the command line decides; what nobody knows is ignored, as kcptun does.
+/// kcptun's JSON file. What it does not name, the command line decides; what nobody knows is said once and ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
@@ -198,7 +220,7 @@ struct File {
     remoteaddr: Option<String>,
     conn: Option<usize>,
     autoexpire: Option<u64>,
-    scavengettl: Option<u64>,
+    scavengettl: Option<i64>,
     key: Option<String>,
     crypt: Option<String>,
     mode: Option<String>,
@@ -225,7 +247,16 @@ struct File {
     tcp: Option<bool>,
     log: Option<String>,
     snmplog: Option<String>,
+    snmpperiod: Option<u64>,
     pprof: Option<bool>,
+    ratelimit: Option<u64>,
+    closewait: Option<u64>,
+    qpp: Option<bool>,
+    #[serde(rename = "qpp-count")]
+    _qpp_count: Option<u64>,
+    /// Names that nobody knows.
+    #[serde(flatten)]
+    unknown: BTreeMap<String, serde_json::Value>,
 }
 
 /// Puts the file's values, where it has them, in place of the flags'.
@@ -277,7 +308,7 @@ pub(super) struct Settings {
     /// Where messages go, if not to stderr.
     pub(super) log: Option<PathBuf>,
     /// Options that were given and do nothing.
-    pub(super) without_effect: Vec<&'static str>,
+    pub(super) without_effect: Vec<String>,
 }
 
 impl CommonArgs {
@@ -285,17 +316,30 @@ impl CommonArgs {
         let Some(path) = &self.config else { return Ok(File::default()) };
         let name = path.display();
         let text = fs::read_to_string(path).map_err(|error| usage(format!("cannot read {name}: {error}")))?;
-        serde_json::from_str(&text).map_err(|error| usage(format!("{name}: {error}")))
+        let failed = |error: serde_json::Error| usage(format!("{name}: {error}"));
+        let named: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).map_err(failed)?;
+        // Go does not tell upper from lower case in names.
+        let named = named.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        serde_json::from_value(serde_json::Value::Object(named)).map_err(failed)
     }
 
     fn settings(&mut self, mut file: File, sndwnd: u32, rcvwnd: u32) -> Result<Settings, Failure> {
         take_over!(file => self;
             key crypt mode mtu sndwnd rcvwnd datashard parityshard dscp nocomp acknodelay nodelay interval resend nc sockbuf
-            smuxver smuxbuf streambuf framesize keepalive congestion quiet tcp log snmplog pprof);
+            smuxver smuxbuf streambuf framesize keepalive congestion quiet tcp log snmplog pprof qpp);
+        // What is off has no effect anyway, and is not worth a word.
+        let logs = self.snmplog.as_ref().is_some_and(|path| !path.is_empty());
+        self.snmpperiod = file.snmpperiod.filter(|_| logs).or(self.snmpperiod);
+        self.ratelimit = file.ratelimit.or(self.ratelimit);
+        self.closewait = file.closewait.or(self.closewait);
         if self.tcp {
             let instead =
                 "use a mesh session with `carriers = [\"faketcp\"]`, or leave --tcp out at both ends";
             return Err(usage(format!("--tcp: crafted TCP segments of kcptun are not supported; {instead}")));
+        }
+        if self.qpp {
+            let message = "--QPP (\"qpp\" in the JSON file) is not supported: leave it out at both ends";
+            return Err(usage(message));
         }
         let cipher = self.cipher()?;
         let fec =
@@ -331,18 +375,21 @@ impl CommonArgs {
             dscp: in_range("--dscp", self.dscp, 0, 63)?,
             quiet: self.quiet,
             log: self.log.as_ref().filter(|path| !path.is_empty()).map(PathBuf::from),
-            without_effect: self.without_effect(),
+            without_effect: self.without_effect(file.unknown.into_keys()),
         })
     }
 
     /// kcptun's own configurations name most options, with values that mean nothing.
-    fn without_effect(&self) -> Vec<&'static str> {
+    fn without_effect(&self, unknown: impl Iterator<Item = String>) -> Vec<String> {
         let given = [
             ("--snmplog", self.snmplog.as_ref().is_some_and(|path| !path.is_empty())),
             ("--snmpperiod", self.snmpperiod.is_some()),
             ("--pprof", self.pprof),
+            ("--ratelimit", self.ratelimit.is_some_and(|limit| limit > 0)),
+            ("--closewait", self.closewait.is_some_and(|seconds| seconds > 0)),
         ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+        let given = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.into());
+        given.chain(unknown.map(|name| format!("\"{}\" of the JSON file", name.escape_debug()))).collect()
     }
 
     fn cipher(&self) -> Result<CipherKind, Failure> {
@@ -387,7 +434,7 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure::Usage(message.into())
 }
 
-fn in_range<T: Copy + PartialOrd + std::fmt::Display>(
+fn in_range<T: Copy + PartialOrd + fmt::Display>(
     name: &str,
     value: T,
     least: T,
@@ -397,6 +444,48 @@ fn in_range<T: Copy + PartialOrd + std::fmt::Display>(
         return Err(usage(format!("{name}: {value} is not between {least} and {most}")));
     }
     Ok(value)
+}
+
+/// A flag's value as Go reads it (`strconv.ParseBool`).
+fn go_bool(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it can be true or false"),
+    }
+}
+
+/// Where connections are taken or made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// `HOST:PORT`
+    Host(String),
+    /// The path of a Unix socket.
+    Path(PathBuf),
+}
+
+impl Address {
+    /// An address, or a path where there is no port, as kcptun tells them apart.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: it is neither.
+    pub(super) fn parse(name: &str, text: &str) -> Result<Self, Failure> {
+        // A host without a port is a mistake, not a file.
+        if text.contains('/') || text.ends_with(".sock") {
+            return Ok(Self::Path(text.into()));
+        }
+        host_and_port(name, text)?;
+        Ok(Self::Host(text.into()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host) => write!(f, "TCP {host}"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// `HOST:PORT`, or `:PORT` for every address of this machine.
@@ -421,7 +510,7 @@ pub(super) fn host_and_port<'a>(name: &str, address: &'a str) -> Result<(&'a str
 /// [`Failure::Usage`]: it is none of this machine's.
 pub(super) fn to_listen_on(name: &str, address: &str) -> Result<std::net::SocketAddr, Failure> {
     let (host, port) = host_and_port(name, address)?;
-    if host.is_empty() {
+    if host.is_empty() || host == "*" {
         return Ok((std::net::Ipv6Addr::UNSPECIFIED, port).into());
     }
     let mut found = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
@@ -435,7 +524,7 @@ pub(crate) fn with_two_dashes(
 ) -> Vec<std::ffi::OsString> {
     let long = |argument: &str| {
         let name = argument.strip_prefix('-').and_then(|name| name.split('=').next());
-        name.is_some_and(|name| name.len() > 1 && name.chars().all(|letter| letter.is_ascii_lowercase()))
+        name.is_some_and(|name| name.len() > 1 && name.chars().all(|letter| letter.is_ascii_alphabetic()))
     };
     arguments
         .map(|argument| match argument.to_str() {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use stream::smux::{ReadError, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::connection::Connection;
 use super::link::Link;
 
 /// Bytes read from a connection at once.
@@ -54,9 +54,9 @@ enum Up {
 ///
 /// # Errors
 /// The connection failed, or the session: then the connection is reset, so that nobody takes a part for the whole.
-pub(super) async fn pump(link: Rc<Link>, id: StreamId, mut tcp: TcpStream) -> io::Result<()> {
+pub(super) async fn pump(link: Rc<Link>, id: StreamId, mut tcp: Connection) -> io::Result<()> {
     let stream = Owned { link, id };
-    let _ = tcp.set_nodelay(true);
+    tcp.set_nodelay();
     let (mut up, mut down_ended) = (Up::Open, false);
     let carried = poll_fn(|cx| {
         if !down_ended && poll_down(cx, &stream, &mut tcp)?.is_ready() {
@@ -74,7 +74,7 @@ pub(super) async fn pump(link: Rc<Link>, id: StreamId, mut tcp: TcpStream) -> io
     });
     let outcome = carried.await;
     if outcome.is_err() {
-        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+        tcp.cut_off();
     } else if up == Up::Discarding {
         let discarded = poll_fn(|cx| poll_discard(cx, &mut tcp));
         let _ = tokio::time::timeout(DISCARD_MAX, discarded).await;
@@ -83,7 +83,7 @@ pub(super) async fn pump(link: Rc<Link>, id: StreamId, mut tcp: TcpStream) -> io
 }
 
 /// From the stream to the connection. Ready when that has ended.
-fn poll_down(cx: &mut Context<'_>, stream: &Owned, tcp: &mut TcpStream) -> Poll<io::Result<()>> {
+fn poll_down(cx: &mut Context<'_>, stream: &Owned, tcp: &mut Connection) -> Poll<io::Result<()>> {
     for _ in 0..CHUNKS_PER_TURN {
         let mut session = stream.link.session();
         let mut slices = [IoSlice::new(&[]); SLICES];
@@ -106,7 +106,7 @@ fn poll_down(cx: &mut Context<'_>, stream: &Owned, tcp: &mut TcpStream) -> Poll<
 }
 
 /// From the connection to the stream. Ready when that has ended, one way or the other.
-fn poll_up(cx: &mut Context<'_>, stream: &Owned, tcp: &mut TcpStream, up: Up) -> Poll<io::Result<Up>> {
+fn poll_up(cx: &mut Context<'_>, stream: &Owned, tcp: &mut Connection, up: Up) -> Poll<io::Result<Up>> {
     if up == Up::Discarding {
         return poll_discard(cx, tcp).map(|()| Ok(Up::Ended));
     }
@@ -150,7 +150,7 @@ fn poll_up(cx: &mut Context<'_>, stream: &Owned, tcp: &mut TcpStream, up: Up) ->
 }
 
 /// Reads and throws away, to the end.
-fn poll_discard(cx: &mut Context<'_>, tcp: &mut TcpStream) -> Poll<()> {
+fn poll_discard(cx: &mut Context<'_>, tcp: &mut Connection) -> Poll<()> {
     SCRATCH.with_borrow_mut(|scratch| {
         loop {
             let mut buf = ReadBuf::new(scratch);

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use log::{debug, info, warn};
 use stream::smux::StreamId;
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::connection::Connection;
 use super::crypt::Cipher;
 use super::driver::Driver;
 use super::link::Link;
-use super::options::{ServerArgs, Settings, host_and_port, to_listen_on};
+use super::options::{Address, ServerArgs, Settings, to_listen_on};
 use super::pump::pump;
 use super::{CONNECT_MAX, DRAIN_MAX, Stop, open_socket};
 use crate::failure::Failure;
@@ -21,10 +21,9 @@ use crate::failure::Failure;
 /// Runs until told to stop.
 pub(super) async fn run(args: ServerArgs, settings: Settings, stop: Stop) -> Result<(), Failure> {
     let listen = to_listen_on("--listen", &args.listen)?;
-    host_and_port("--target", &args.target)?;
     let socket = open_socket(listen, &settings)?;
     let cipher = Rc::new(Cipher::new(settings.cipher, &settings.key));
-    let target: Rc<str> = args.target.into();
+    let target = Rc::new(Address::parse("--target", &args.target)?);
     info!("listening on UDP {listen} for streams to {target}");
     let (quiet, on_target) = (settings.quiet, Rc::clone(&target));
     let on_opened = Box::new(move |link: &Rc<Link>, stream| {
@@ -43,9 +42,9 @@ pub(super) async fn run(args: ServerArgs, settings: Settings, stop: Stop) -> Res
 }
 
 /// Carries one stream to the target.
-async fn serve(link: Rc<Link>, stream: StreamId, target: Rc<str>, quiet: bool) {
+async fn serve(link: Rc<Link>, stream: StreamId, target: Rc<Address>, quiet: bool) {
     let peer = link.peer;
-    let connected = timeout(CONNECT_MAX, TcpStream::connect(&*target)).await;
+    let connected = timeout(CONNECT_MAX, Connection::to(&target)).await;
     let tcp = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(tcp) => tcp,
         Err(error) => {

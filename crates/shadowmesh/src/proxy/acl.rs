@@ -131,13 +131,14 @@ const DENIED_V6: &[(Ipv6Addr, u8)] = &[
 ];
 
 impl Acl {
-    /// The rules of `[exit]`, and `own`: the node's addresses in the overlay, where it offers what is for peers alone.
-    pub fn new(allow: Vec<Rule>, deny: Vec<Rule>, own: &[IpAddr]) -> Self {
+    /// The rules of `[exit]`, and `overlay`: the addresses of this node and of others in the overlay, where they offer what is
+    /// for their peers alone. A peer that is carried there would come in the name of this node, past their allowed IPs.
+    pub fn new(allow: Vec<Rule>, deny: Vec<Rule>, overlay: &[IpNet]) -> Self {
         let net_v4 = |&(address, len): &(Ipv4Addr, u8)| IpNet::from(Ipv4Net::new_assert(address, len));
         let net_v6 = |&(address, len): &(Ipv6Addr, u8)| IpNet::from(Ipv6Net::new_assert(address, len));
         let built_in = DENIED_V4.iter().map(net_v4).chain(DENIED_V6.iter().map(net_v6));
-        let own = own.iter().map(|&address| IpNet::from(address));
-        Self { allow, deny, built_in: built_in.chain(own).map(Rule::from).collect() }
+        let overlay = overlay.iter().map(IpNet::trunc);
+        Self { allow, deny, built_in: built_in.chain(overlay).map(Rule::from).collect() }
     }
 
     /// Whether to connect, or send, to that address.
@@ -208,7 +209,7 @@ mod tests {
         Acl::new(
             rules(allow),
             rules(deny),
-            &["203.0.113.77".parse().unwrap(), "2001:db8::77".parse().unwrap()],
+            &["203.0.113.77/32".parse().unwrap(), "2001:db8::77/128".parse().unwrap()],
         )
     }
 
@@ -287,6 +288,16 @@ mod tests {
             "the rule for everything is none for this"
         );
         assert_eq!(verdict("[2001:db8::1]:80"), Verdict::AllowedIfForeign);
+    }
+
+    #[test]
+    fn no_address_of_the_overlay_is_reached_but_by_a_rule_of_its_own() {
+        let overlay = ["203.0.113.1/32", "203.0.113.0/24", "2001:db8:7::/48"].map(|net| net.parse().unwrap());
+        let with = |allow: &[&str]| Acl::new(rules(allow), Vec::new(), &overlay);
+        let of_peers = ["203.0.113.77:80", "[2001:db8:7::9]:80", "203.0.113.1:80"];
+        verdicts(&with(&[]), &["203.0.112.1:80"], &of_peers);
+        verdicts(&with(&["0.0.0.0/0", "203.0.0.0/16", "::/0"]), &["203.0.112.1:80"], &of_peers);
+        verdicts(&with(&["203.0.113.0/24"]), &of_peers[..1], &of_peers[1..]);
     }
 
     #[test]

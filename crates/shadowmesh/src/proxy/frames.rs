@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UdpSocket;
 
-use super::shared::Shared;
+use super::shared::{Account, Shared};
 use super::target::{Target, TargetError};
 
 /// The bytes of the length.
@@ -87,7 +87,7 @@ impl<'a> Frame<'a> {
 /// Datagrams on their way into one stream: bounded, and dropped when there is no room, as UDP does.
 #[derive(Debug)]
 pub(super) struct FrameQueue {
-    shared: Rc<Shared>,
+    account: Rc<Account>,
     bytes: RefCell<Vec<u8>>,
     written: Cell<usize>,
     writer: RefCell<Option<Waker>>,
@@ -95,9 +95,9 @@ pub(super) struct FrameQueue {
 }
 
 impl FrameQueue {
-    pub(super) fn new(shared: &Rc<Shared>) -> Rc<Self> {
+    pub(super) fn new(account: &Rc<Account>) -> Rc<Self> {
         Rc::new(Self {
-            shared: Rc::clone(shared),
+            account: Rc::clone(account),
             bytes: RefCell::default(),
             written: Cell::new(0),
             writer: RefCell::default(),
@@ -110,14 +110,18 @@ impl FrameQueue {
         self.used.set(true);
         let mut bytes = self.bytes.borrow_mut();
         let len = PREFIX_LEN + frame.target.len() + frame.data.len();
-        let room = bytes.len() + len <= QUEUE_LEN_MAX
-            && self.shared.buffered() + len <= self.shared.settings.buffered_max;
+        let counters = &self.account.shared().counters;
+        let before = bytes.capacity();
+        // A buffer that grows may be twice as long as what it holds.
+        let growth =
+            if bytes.len() + len > before { (bytes.len() + len).max(2 * before) - before } else { 0 };
+        let room = bytes.len() + len <= QUEUE_LEN_MAX && growth <= self.account.room();
         if !room || !frame.encode(&mut bytes) {
-            self.shared.counters.datagrams_dropped.increment();
+            counters.datagrams_dropped.increment();
             return;
         }
-        self.shared.hold(len, 0);
-        self.shared.counters.datagrams.increment();
+        self.account.hold(bytes.capacity(), before);
+        counters.datagrams.increment();
         if let Some(writer) = self.writer.borrow_mut().take() {
             writer.wake();
         }
@@ -153,11 +157,12 @@ impl FrameQueue {
             self.written.set(self.written.get() + written);
         }
         ready!(Pin::new(stream).poll_flush(cx))?;
-        self.shared.hold(0, bytes.len());
         self.written.set(0);
+        let before = bytes.capacity();
         bytes.clear();
         // Enough to carry on without allocating, and little enough for associations at rest.
         bytes.shrink_to(QUEUE_LEN_AT_REST);
+        self.account.hold(bytes.capacity(), before);
         self.writer.replace(Some(cx.waker().clone()));
         Poll::Ready(Ok(()))
     }
@@ -165,7 +170,7 @@ impl FrameQueue {
 
 impl Drop for FrameQueue {
     fn drop(&mut self) {
-        self.shared.hold(0, self.bytes.borrow().len());
+        self.account.hold(0, self.bytes.borrow().capacity());
     }
 }
 
@@ -182,7 +187,7 @@ pub(super) async fn carry<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut reader = FrameReader { queue, partial: Vec::new(), deliver };
+    let mut reader = FrameReader { queue, partial: Vec::new(), skip: 0, deliver };
     reader.take(&early).map_err(invalid)?;
     drop(early);
     let ended = std::future::poll_fn(|cx| {
@@ -205,13 +210,15 @@ struct FrameReader<'a, D> {
     queue: &'a FrameQueue,
     /// The front of a frame whose rest has not come yet.
     partial: Vec<u8>,
+    /// Bytes still to come of a frame for which there was no room.
+    skip: usize,
     deliver: D,
 }
 
 impl<D: FnMut(Frame<'_>)> FrameReader<'_, D> {
     /// Ready when the stream has ended.
     fn poll<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<()>> {
-        let shared = Rc::clone(&self.queue.shared);
+        let shared = Rc::clone(self.queue.account.shared());
         for _ in 0..CHUNKS_PER_TURN {
             let len = shared.with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
@@ -227,26 +234,57 @@ impl<D: FnMut(Frame<'_>)> FrameReader<'_, D> {
         Poll::Pending
     }
 
-    fn take(&mut self, chunk: &[u8]) -> Result<(), FrameError> {
-        let before = self.partial.len();
-        if before == 0 {
-            let used = self.deliver_all(chunk)?;
-            self.partial = chunk[used..].to_vec();
-        } else {
-            let mut bytes = std::mem::take(&mut self.partial);
-            bytes.extend_from_slice(chunk);
-            let used = self.deliver_all(&bytes)?;
-            self.partial = if used == 0 { bytes } else { bytes[used..].to_vec() };
+    fn take(&mut self, mut rest: &[u8]) -> Result<(), FrameError> {
+        loop {
+            let skipped = self.skip.min(rest.len());
+            self.skip -= skipped;
+            rest = &rest[skipped..];
+            if rest.is_empty() {
+                return Ok(());
+            }
+            if self.partial.is_empty() {
+                let used = self.deliver_all(rest)?;
+                self.keep(&rest[used..]);
+                return Ok(());
+            }
+            // What is missing of the frame that has begun, and no more: the frames behind it need not be copied.
+            let wanted = frame_len(&self.partial, &[]).unwrap_or(PREFIX_LEN) - self.partial.len();
+            let (front, behind) = rest.split_at(wanted.min(rest.len()));
+            rest = behind;
+            self.keep(front);
+            if frame_len(&self.partial, &[]) == Some(self.partial.len()) {
+                let bytes = std::mem::take(&mut self.partial);
+                self.queue.account.hold(0, bytes.capacity());
+                self.deliver_all(&bytes)?;
+            }
         }
-        self.queue.shared.hold(self.partial.len(), before);
-        Ok(())
+    }
+
+    /// Appends to the frame that has begun. Where there is no room for that the frame is dropped, with the rest that is to
+    /// come: a peer that begins many frames and ends none holds what it may hold, and no more.
+    fn keep(&mut self, bytes: &[u8]) {
+        let account = &self.queue.account;
+        let before = self.partial.capacity();
+        let len = self.partial.len() + bytes.len();
+        let frame_len = frame_len(&self.partial, bytes);
+        let capacity = if len <= before { before } else { len.max((2 * before).min(frame_len.unwrap_or(0))) };
+        if let Some(frame_len) = frame_len.filter(|_| capacity - before > account.room()) {
+            account.shared().counters.datagrams_dropped.increment();
+            account.hold(0, before);
+            self.partial = Vec::new();
+            self.skip = frame_len - len;
+            return;
+        }
+        self.partial.reserve_exact(capacity - self.partial.len());
+        self.partial.extend_from_slice(bytes);
+        account.hold(self.partial.capacity(), before);
     }
 
     fn deliver_all(&mut self, bytes: &[u8]) -> Result<usize, FrameError> {
         let mut used = 0;
         while let Some((frame, len)) = Frame::decode(&bytes[used..])? {
             self.queue.used.set(true);
-            self.queue.shared.counters.datagrams.increment();
+            self.queue.account.shared().counters.datagrams.increment();
             (self.deliver)(frame);
             used += len;
         }
@@ -254,9 +292,16 @@ impl<D: FnMut(Frame<'_>)> FrameReader<'_, D> {
     }
 }
 
+/// How long the frame is whose front is `front` and then `more`; `None` while that cannot be told.
+fn frame_len(front: &[u8], more: &[u8]) -> Option<usize> {
+    let mut bytes = front.iter().chain(more);
+    let prefix = [*bytes.next()?, *bytes.next()?];
+    Some(PREFIX_LEN + usize::from(u16::from_be_bytes(prefix)))
+}
+
 impl<D> Drop for FrameReader<'_, D> {
     fn drop(&mut self) {
-        self.queue.shared.hold(0, self.partial.len());
+        self.queue.account.hold(0, self.partial.capacity());
     }
 }
 
@@ -322,7 +367,7 @@ mod tests {
     #[test]
     fn frames_arrive_whole_however_the_stream_cuts_them() {
         let shared = Shared::new(super::super::Settings::default());
-        let queue = FrameQueue::new(&shared);
+        let queue = FrameQueue::new(&Account::of_this_host(&shared));
         let mut bytes = Vec::new();
         for data in [&b"one"[..], b"", &[7; 3000]] {
             assert!(Frame { target: TARGET, data }.encode(&mut bytes));
@@ -332,6 +377,7 @@ mod tests {
             let mut reader = FrameReader {
                 queue: &queue,
                 partial: Vec::new(),
+                skip: 0,
                 deliver: |frame: Frame<'_>| lens.push(frame.data.len()),
             };
             for chunk in bytes.chunks(step) {
@@ -346,15 +392,51 @@ mod tests {
     #[test]
     fn a_queue_that_nobody_drains_drops_and_counts() {
         let shared = Shared::new(super::super::Settings::default());
-        let queue = FrameQueue::new(&shared);
+        let queue = FrameQueue::new(&Account::of_this_host(&shared));
         for _ in 0..200 {
             queue.push(Frame { target: TARGET, data: &[0; 1000] });
         }
         let carried = shared.counters.datagrams.value();
         assert_eq!(carried, (QUEUE_LEN_MAX / 1009) as u64);
         assert_eq!(carried + shared.counters.datagrams_dropped.value(), 200);
-        assert_eq!(shared.buffered() as u64, carried * 1009);
+        let (held, carried) = (shared.buffered() as u64, carried * 1009);
+        assert!((carried..=2 * carried).contains(&held), "{held} bytes for {carried}");
         drop(queue);
+        assert_eq!(shared.buffered(), 0);
+    }
+
+    #[test]
+    fn a_thousand_half_sent_frames_hold_no_more_than_the_limit_and_the_frames_behind_them_arrive() {
+        let settings = super::super::Settings { buffered_max: 1 << 20, ..Default::default() };
+        let shared = Shared::new(settings);
+        let account = Account::of_a_peer(&shared);
+        let mut frame = Vec::new();
+        assert!(Frame { target: TARGET, data: &[7; 60_000] }.encode(&mut frame));
+        let queues: Vec<_> = (0..1_000).map(|_| FrameQueue::new(&account)).collect();
+        let delivered = Cell::new(0);
+        let reader = |queue| FrameReader {
+            queue,
+            partial: Vec::new(),
+            skip: 0,
+            deliver: |frame: Frame<'_>| delivered.set(delivered.get() + frame.data.len()),
+        };
+        let mut readers: Vec<_> = queues.iter().map(|queue| reader(queue)).collect();
+        for reader in &mut readers {
+            reader.take(&frame[..50_000]).unwrap();
+        }
+        assert!(shared.buffered() <= 1 << 19, "{} bytes are held", shared.buffered());
+        let dropped = shared.counters.datagrams_dropped.value();
+        assert!(dropped > 980, "{dropped}");
+        // The rest of what was dropped is no frame, and what follows it is one.
+        let mut small = Vec::new();
+        assert!(Frame { target: TARGET, data: b"small" }.encode(&mut small));
+        for reader in &mut readers {
+            for chunk in [&frame[50_000..], &small].concat().chunks(7_001) {
+                reader.take(chunk).unwrap();
+            }
+        }
+        assert_eq!(delivered.get(), 5 * 1_000 + 60_000 * (1_000 - dropped as usize));
+        drop(readers);
         assert_eq!(shared.buffered(), 0);
     }
 }

@@ -99,15 +99,22 @@ pub fn connect(bytes: &[u8]) -> Result<Option<(Connect, usize)>, Status> {
         Err(httparse::Error::TooManyHeaders) => return Err(Status::HeadTooLarge),
         Err(_) => return Err(Status::BadRequest),
     };
-    if request.method != Some("CONNECT") {
+    // Methods have case (RFC 9110 §9.1), but there is no other one that this could be.
+    if !request.method.is_some_and(|method| method.eq_ignore_ascii_case("CONNECT")) {
         return Err(Status::MethodNotAllowed);
     }
-    let target = request.path.unwrap_or_default().parse().map_err(|_| Status::BadRequest)?;
+    let target = authority(request.path.unwrap_or_default()).parse().map_err(|_| Status::BadRequest)?;
     let login = headers
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("Proxy-Authorization"))
         .and_then(|header| basic(header.value));
     Ok(Some((Connect { target, login }, len)))
+}
+
+/// The `host:port` of a request target. It should be nothing else (RFC 9112 §3.2.3); some clients send a whole URL.
+fn authority(target: &str) -> &str {
+    let rest = target.split_once("://").map_or(target, |(_scheme, rest)| rest);
+    rest.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(rest)
 }
 
 /// The `user:password` in `Basic …`.
@@ -133,6 +140,18 @@ mod tests {
         let head = b"CONNECT [2001:db8::1]:80 HTTP/1.0\r\nproxy-authorization: basic YWxpY2U6cHc=\r\n\r\n";
         let (parsed, _) = connect(head).unwrap().unwrap();
         assert_eq!(parsed.login.unwrap().as_slice(), b"alice:pw");
+    }
+
+    #[test]
+    fn connect_is_understood_in_lower_case_with_a_url_and_after_an_empty_line() {
+        for head in [
+            "connect [2001:db8::1]:80 HTTP/1.1\r\nHost: [2001:db8::1]:80\r\nProxy-Connection: keep-alive\r\n\r\n",
+            "CONNECT http://[2001:db8::1]:80/ HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n",
+            "\r\nCONNECT [2001:db8::1]:80 HTTP/1.1\r\n\r\n",
+        ] {
+            let (parsed, len) = connect(head.as_bytes()).unwrap().unwrap();
+            assert_eq!((parsed.target.to_string().as_str(), len), ("[2001:db8::1]:80", head.len()), "{head}");
+        }
     }
 
     #[test]

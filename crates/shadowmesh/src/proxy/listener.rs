@@ -1,7 +1,7 @@
 //! Taking connections: bounded, and alive whatever the kernel says.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,24 +38,54 @@ pub(super) enum Admission {
     TooMany,
 }
 
-/// Listens for connections. Those that are taken inherit what is set here.
-pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // An earlier listener's connections may still be closing.
-    socket.set_reuse_address(true)?;
-    tune(&SockRef::from(&socket))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+/// Listens for connections. Those that are taken inherit what is set here. `[::]` is every address of both families, as far
+/// as the host has them.
+pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    either_family(address, |address| {
+        let socket = open(address, Type::STREAM, Protocol::TCP)?;
+        // An earlier listener's connections may still be closing.
+        socket.set_reuse_address(true)?;
+        tune(&SockRef::from(&socket))?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    })
 }
 
-/// Receives datagrams.
+/// Receives datagrams. `[::]` is every address of both families, as far as the host has them.
 pub(super) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    either_family(address, |address| {
+        let socket = open(address, Type::DGRAM, Protocol::UDP)?;
+        socket.bind(&address.into())?;
+        UdpSocket::from_std(socket.into())
+    })
+}
+
+fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    if address.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    Ok(socket)
+}
+
+/// Opens a socket on `address`; on every IPv4 address where it is `[::]` and the host has no IPv6.
+fn either_family<T>(address: SocketAddr, open: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let opened = open(address);
+    match &opened {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && has_no_ipv6(error) => {
+            open((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        _ => opened,
+    }
+}
+
+/// The kernel was built without IPv6, or it is disabled.
+fn has_no_ipv6(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
 /// Sends at once what is written, and notices when the other end is gone.
@@ -93,6 +123,8 @@ where
         };
         match accepted {
             Ok((client, from)) => {
+                // A client that came by IPv4 has an IPv4 address, whatever family the listener is of.
+                let from = canonical(from);
                 (retry_after, failing) = (None, false);
                 shared.counters.clients.increment();
                 let admission = match clients.len() {
@@ -129,6 +161,29 @@ where
 pub(super) async fn join_all(mut tasks: JoinSet<()>) {
     // What has not ended by then is aborted by dropping the set.
     let _ = timeout(STOP_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
+}
+
+/// The same address, as IPv4 where it is an IPv4 address in an IPv6 one (RFC 4291 §2.5.5.2).
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, address.port()).into(),
+        // With its scope.
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// An address to listen on as people write it: with `localhost` for this host only, and `*` or nothing for every address.
+pub(crate) fn listen_address(text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    match host {
+        "localhost" => Some((Ipv4Addr::LOCALHOST, port).into()),
+        "*" | "" => Some((Ipv6Addr::UNSPECIFIED, port).into()),
+        _ => None,
+    }
 }
 
 /// Whether an error of `accept` is about the one connection, and says nothing about the next.

@@ -37,6 +37,7 @@ mod target;
 pub use acl::{Acl, Rule, Verdict, may_listen};
 pub use credentials::Credentials;
 pub use frames::{Frame, FrameError};
+pub(crate) use listener::{bind_tcp, listen_address};
 pub use shared::{Counter, Counters, Settings, Shared};
 pub use stop::{Stop, StopHandle};
 pub use target::{Target, TargetError};

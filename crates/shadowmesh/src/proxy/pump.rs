@@ -19,20 +19,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::shared::{Counter, Shared};
+use super::shared::{Account, Counter};
 use super::stop::{STOP_TIMEOUT, Stop};
 
 /// Chunks that one direction carries before other connections have their turn.
 const CHUNKS_PER_TURN: usize = 2;
 
 /// Carries bytes between `client` and `server` until both ways have ended, or `stop` says so; then what is held is still
-/// written, if it is taken in time, and both are closed. `early` is what the client has sent already.
+/// written, if it is taken in time. `early` is what the client has sent already.
 ///
 /// # Errors
 /// The first error of either side. A write that fails still lets the other way end, since a server may answer before it
-/// has read everything.
+/// has read everything. `ConnectionAborted` when it was time to stop before both had ended: more may have come, and nobody must
+/// take what has arrived for the whole.
 pub(super) async fn pump<C, S>(
-    shared: &Shared,
+    account: &Account,
     client: &mut C,
     server: &mut S,
     early: Vec<u8>,
@@ -42,8 +43,9 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut up = OneWay::new(shared, &shared.counters.bytes_up);
-    let mut down = OneWay::new(shared, &shared.counters.bytes_down);
+    let shared = account.shared();
+    let mut up = OneWay::new(account, &shared.counters.bytes_up);
+    let mut down = OneWay::new(account, &shared.counters.bytes_down);
     up.hold(early);
     let mut stopping = std::pin::pin!(stop.requested());
     let mut last_moment: Option<Pin<Box<Sleep>>> = None;
@@ -51,15 +53,17 @@ where
     std::future::poll_fn(|cx| {
         if last_moment.is_none() && stopping.as_mut().poll(cx).is_ready() {
             last_moment = Some(Box::pin(sleep(STOP_TIMEOUT)));
-            up.finish();
-            down.finish();
+            up.stop();
+            down.stop();
         }
         if last_moment.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let up_done = up.poll(cx, client, server).is_ready();
         let down_done = down.poll(cx, server, client).is_ready();
-        if let Some(error) = up.take_read_error().or_else(|| down.take_read_error()) {
+        // When it is time to stop, one way that has written all it holds does not cut the other one short.
+        let finishing = last_moment.is_some() && !(up_done && down_done);
+        if !finishing && let Some(error) = up.take_read_error().or_else(|| down.take_read_error()) {
             return Poll::Ready(Err(error));
         }
         match (up_done, down_done) {
@@ -77,6 +81,8 @@ enum State {
     Open,
     /// No more will come; what is held, then the end, is still to be written.
     Ending,
+    /// It is time to stop, and more may have come: what is held is still to be written, but no end.
+    Stopping,
     /// The end is passed on.
     Ended,
     /// The reader failed: nothing that was sent can be known to be whole.
@@ -87,7 +93,7 @@ enum State {
 
 /// One direction.
 struct OneWay<'a> {
-    shared: &'a Shared,
+    account: &'a Account,
     counter: &'a Counter,
     state: State,
     /// What was read and not yet written, from `held_from` on.
@@ -99,9 +105,9 @@ struct OneWay<'a> {
 }
 
 impl<'a> OneWay<'a> {
-    fn new(shared: &'a Shared, counter: &'a Counter) -> Self {
+    fn new(account: &'a Account, counter: &'a Counter) -> Self {
         Self {
-            shared,
+            account,
             counter,
             state: State::Open,
             held: Vec::new(),
@@ -113,15 +119,15 @@ impl<'a> OneWay<'a> {
 
     fn hold(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.held.is_empty(), "nothing is read while something is held");
-        self.shared.hold(bytes.len(), 0);
+        self.account.hold(bytes.capacity(), 0);
         self.held = bytes;
         self.held_from = 0;
     }
 
-    /// No more is to be read.
-    fn finish(&mut self) {
+    /// No more is to be read, though more may come.
+    fn stop(&mut self) {
         if matches!(self.state, State::Open) {
-            self.state = State::Ending;
+            self.state = State::Stopping;
         }
     }
 
@@ -151,10 +157,17 @@ impl<'a> OneWay<'a> {
         for _ in 0..CHUNKS_PER_TURN {
             match self.state {
                 State::Ended | State::ReadFailed(_) | State::WriteFailed(_) => return Poll::Ready(()),
-                State::Open | State::Ending => {}
+                State::Open | State::Ending | State::Stopping => {}
             }
             if let Err(error) = ready!(self.poll_held(cx, writer)) {
                 self.fail_writing(error);
+                continue;
+            }
+            if matches!(self.state, State::Stopping) {
+                self.state = match ready!(Pin::new(&mut *writer).poll_flush(cx)) {
+                    Ok(()) => State::ReadFailed(io::ErrorKind::ConnectionAborted.into()),
+                    Err(error) => State::WriteFailed(error),
+                };
                 continue;
             }
             if matches!(self.state, State::Ending) {
@@ -195,9 +208,9 @@ impl<'a> OneWay<'a> {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let shared = self.shared;
-        shared.with_scratch(|scratch| {
-            let mut buffer = ReadBuf::new(&mut scratch[..shared.chunk_len()]);
+        let account = self.account;
+        account.shared().with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch[..account.chunk_len()]);
             match Pin::new(reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
                     // Now that nothing follows at once, nothing may wait in the writer either.
@@ -240,7 +253,7 @@ impl<'a> OneWay<'a> {
     }
 
     fn release(&mut self) {
-        self.shared.hold(0, self.held.len());
+        self.account.hold(0, self.held.capacity());
         self.held = Vec::new();
         self.held_from = 0;
     }

@@ -12,7 +12,11 @@ use std::time::Duration;
 pub(super) const CHUNK_LEN: usize = 64 * 1024;
 
 /// What one direction may hold even when all buffers together are at their limit: progress for everyone.
-pub(super) const CHUNK_LEN_MIN: usize = 2 * 1024;
+pub(super) const CHUNK_LEN_MIN: usize = 512;
+
+/// Bytes that a stream takes by itself, at rest: its task, its socket and what the runtime keeps of both. Measured; the
+/// largest, an association of an exit, takes somewhat less.
+const STREAM_COST: usize = 8 * 1024;
 
 /// Limits and time-outs. The defaults need no tuning; tests shorten the waits.
 #[derive(Clone, Debug)]
@@ -37,6 +41,21 @@ pub struct Settings {
     pub association_timeout: Duration,
     /// The first and the longest wait before a listener is asked for again at a peer.
     pub retry: (Duration, Duration),
+}
+
+impl Settings {
+    /// The defaults within a budget of memory, in bytes, that the sessions below the proxies share.
+    ///
+    /// Half of it is left to the sessions however many streams there are and however little their receivers take; what the
+    /// proxies do not use, the sessions may.
+    pub fn within(memory_max: usize) -> Self {
+        let settings = Self::default();
+        Self {
+            streams_max: settings.streams_max.min(memory_max / 4 / STREAM_COST),
+            buffered_max: settings.buffered_max.min(memory_max / 4),
+            ..settings
+        }
+    }
 }
 
 impl Default for Settings {
@@ -141,31 +160,92 @@ impl Shared {
         self.streams.get()
     }
 
-    /// Bytes held now because their receivers are slow.
+    /// Bytes held now because their receivers are slow, or because the rest of a datagram has not come yet.
     pub fn buffered(&self) -> usize {
         self.buffered.get()
     }
 
-    /// The place for one more stream, if there is one.
-    pub(super) fn stream_slot(&self) -> Option<Slot> {
-        Slot::take(&self.streams, self.settings.streams_max)
-    }
-
-    /// How much one direction may read now: the less, the more is held already.
-    pub(super) fn chunk_len(&self) -> usize {
-        let room = self.settings.buffered_max.saturating_sub(self.buffered.get());
-        (room / 4).clamp(CHUNK_LEN_MIN, CHUNK_LEN)
-    }
-
-    /// Accounts for bytes that are held from now on, and no longer held.
-    pub(super) fn hold(&self, more: usize, less: usize) {
-        self.buffered.set((self.buffered.get() + more).saturating_sub(less));
+    /// Bytes that the proxies take now: what is held, and the streams themselves.
+    pub fn memory(&self) -> usize {
+        self.buffered.get() + self.streams.get() * STREAM_COST
     }
 
     /// A buffer to read into and to write from before anything else happens: what is at rest holds no memory.
     pub(super) fn with_scratch<T>(&self, with: impl FnOnce(&mut [u8]) -> T) -> T {
         with(&mut self.scratch.borrow_mut())
     }
+}
+
+/// What one user of the proxies has of what all share: a peer that goes out from here, or the programs of this host.
+///
+/// A peer may take more as long as it has no more than is free (the dynamic thresholds of Choudhury and Hahne, 1998). So one that
+/// takes all it can get leaves half of everything to the others, two leave a third, and nobody has to say beforehand how
+/// many there will be.
+#[derive(Debug)]
+pub(super) struct Account {
+    shared: Rc<Shared>,
+    /// Whether there are others to be left something.
+    fair: bool,
+    streams: Rc<Cell<usize>>,
+    buffered: Cell<usize>,
+}
+
+impl Account {
+    /// That of this host's own programs, which may have everything.
+    pub(super) fn of_this_host(shared: &Rc<Shared>) -> Rc<Self> {
+        Self::new(shared, false)
+    }
+
+    /// That of one peer.
+    pub(super) fn of_a_peer(shared: &Rc<Shared>) -> Rc<Self> {
+        Self::new(shared, true)
+    }
+
+    fn new(shared: &Rc<Shared>, fair: bool) -> Rc<Self> {
+        let shared = Rc::clone(shared);
+        Rc::new(Self { shared, fair, streams: Rc::default(), buffered: Cell::new(0) })
+    }
+
+    pub(super) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    /// The place for one more stream, if there is one.
+    pub(super) fn stream_slot(&self) -> Option<StreamSlot> {
+        let max = self.shared.settings.streams_max;
+        let own_max = if self.fair { max.saturating_sub(self.shared.streams.get()) } else { max };
+        if self.streams.get() > own_max {
+            return None;
+        }
+        let of_all = Slot::take(&self.shared.streams, max)?;
+        let own = Slot::take(&self.streams, usize::MAX)?;
+        Some(StreamSlot { _own: own, _of_all: of_all })
+    }
+
+    /// Bytes that may be held beside those that are.
+    pub(super) fn room(&self) -> usize {
+        let free = self.shared.settings.buffered_max.saturating_sub(self.shared.buffered.get());
+        if self.fair { free.saturating_sub(self.buffered.get()) } else { free }
+    }
+
+    /// How much one direction may read now: the less, the more is held already.
+    pub(super) fn chunk_len(&self) -> usize {
+        (self.room() / 4).clamp(CHUNK_LEN_MIN, CHUNK_LEN)
+    }
+
+    /// Accounts for bytes that are held from now on, and no longer held.
+    pub(super) fn hold(&self, more: usize, less: usize) {
+        for held in [&self.buffered, &self.shared.buffered] {
+            held.set((held.get() + more).saturating_sub(less));
+        }
+    }
+}
+
+/// The place of a stream among those of its account, and among all.
+#[derive(Debug)]
+pub(super) struct StreamSlot {
+    _own: Slot,
+    _of_all: Slot,
 }
 
 /// A place among a limited number, given back when dropped.
@@ -205,5 +285,36 @@ impl<K: Eq + Hash> SlotsBy<K> {
             slots.retain(|_, taken| taken.get() > 0);
         }
         Slot::take(slots.entry(key).or_default(), max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_takes_all_streams_it_can_get_leaves_half_to_the_others() {
+        let shared = Shared::new(Settings { streams_max: 1_000, ..Settings::default() });
+        let (greedy, other) = (Account::of_a_peer(&shared), Account::of_a_peer(&shared));
+        let taken: Vec<_> = std::iter::from_fn(|| greedy.stream_slot()).collect();
+        assert!((500..=501).contains(&taken.len()), "{}", taken.len());
+        let others: Vec<_> = std::iter::from_fn(|| other.stream_slot()).collect();
+        assert!(others.len() >= 249, "{}", others.len());
+        assert!(Account::of_a_peer(&shared).stream_slot().is_some(), "and somebody new is served too");
+        drop((taken, others));
+        assert_eq!(shared.streams(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_holds_all_memory_it_can_get_leaves_half_to_the_others() {
+        let shared = Shared::new(Settings { buffered_max: 1 << 20, ..Settings::default() });
+        let (greedy, other) = (Account::of_a_peer(&shared), Account::of_a_peer(&shared));
+        while greedy.room() >= 1_000 {
+            greedy.hold(1_000, 0);
+        }
+        assert!((510_000..=524_288).contains(&shared.buffered()), "{}", shared.buffered());
+        assert!(other.room() >= 1 << 19);
+        assert_eq!(greedy.chunk_len(), CHUNK_LEN_MIN);
+        assert_eq!(other.chunk_len(), CHUNK_LEN);
     }
 }

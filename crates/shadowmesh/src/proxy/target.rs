@@ -126,6 +126,11 @@ impl Target {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(Self::Address((address, port).into()));
         }
+        // As in a URL (RFC 3986 §3.2.2), from which many clients take it as it is.
+        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Some(Ok(address)) = literal.map(str::parse::<Ipv6Addr>) {
+            return Ok(Self::Address((address, port).into()));
+        }
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         let bare = host.strip_suffix('.').unwrap_or(host);
         if bare.is_empty() || bare.len() > HOST_LEN_MAX || !host.chars().all(allowed) {
@@ -215,6 +220,8 @@ mod tests {
             Ok(Some((Target::Address(([127, 0, 0, 1], 80).into()), 13)))
         );
         assert_eq!(Target::decode(b"\x03\x03::1\x00\x50").unwrap().unwrap().0.to_string(), "[::1]:80");
+        assert_eq!(Target::decode(b"\x03\x05[::1]\x00\x50").unwrap().unwrap().0.to_string(), "[::1]:80");
+        assert_eq!(Target::decode(b"\x03\x0b[127.0.0.1]\x00\x50"), Err(TargetError::InvalidName));
     }
 
     #[test]

@@ -26,6 +26,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the node is reminded that a session is needed.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// Memory that the proxies take is taken from the sessions in steps of this part of the budget.
+const MEMORY_STEPS: usize = 64;
+
 /// What the hub is made with.
 pub(crate) struct Setup {
     pub(crate) port: StreamPort,
@@ -74,8 +77,13 @@ struct Inner {
     /// Bytes that all sessions hold.
     memory: usize,
     memory_max: usize,
-    /// Writers that wait because this is too much, and to whom they write.
-    starved: Vec<(PeerId, Waker)>,
+    /// The budget of the sessions and of the proxies on them, and what the proxies hold of it.
+    budget: usize,
+    elsewhere: usize,
+    /// Peers with writers that wait because this is too much.
+    starved: Vec<PeerId>,
+    /// It is time to stop: what is let go of is cut off behind all that was written to it.
+    stopping: bool,
     accepted: mpsc::UnboundedSender<(PeerId, StreamId, u32)>,
 }
 
@@ -104,11 +112,13 @@ struct Peer {
 struct Waiting {
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// A writer that waits for memory.
+    starved: Option<Waker>,
 }
 
 impl Waiting {
     fn wake(self) {
-        self.reader.into_iter().chain(self.writer).for_each(Waker::wake);
+        self.reader.into_iter().chain(self.writer).chain(self.starved).for_each(Waker::wake);
     }
 }
 
@@ -147,7 +157,10 @@ impl Hub {
             look_again: None,
             memory: 0,
             memory_max,
+            budget: memory_max,
+            elsewhere: 0,
             starved: Vec::new(),
+            stopping: false,
             accepted,
         };
         (Rc::new(Self { inner: RefCell::new(inner), work: Notify::new() }), Accepted(receiver))
@@ -176,9 +189,19 @@ impl Hub {
         Ok(PeerStream::new(Rc::clone(self), peer, session, stream))
     }
 
-    /// Takes what the workers have received.
-    pub(super) fn receive(&self, now: Instant, batch: &StreamBatch) {
-        self.inner.borrow_mut().receive(now, batch);
+    /// Takes what the workers have received, and returns how many datagrams of it were dropped.
+    pub(super) fn receive(&self, now: Instant, batch: &StreamBatch) -> usize {
+        self.inner.borrow_mut().receive(now, batch)
+    }
+
+    /// What the proxies hold now: so much less is there for the sessions.
+    pub(super) fn set_memory_elsewhere(&self, bytes: usize) {
+        self.inner.borrow_mut().set_memory_elsewhere(bytes);
+    }
+
+    /// It is time to stop: streams that are let go of from now on are cut off behind what was written to them.
+    pub(super) fn stop(&self) {
+        self.inner.borrow_mut().stopping = true;
     }
 
     /// Does all there is to do: timers, events, sending. Returns when to come again, and whether the link is full.
@@ -261,7 +284,11 @@ impl Hub {
         let mut inner = self.inner.borrow_mut();
         if inner.over_budget(stream.peer) {
             inner.streams(stream)?;
-            inner.starved.push((stream.peer, cx.waker().clone()));
+            // One waker a stream, and one entry a peer, however often it is asked.
+            inner.waiting(stream).starved = Some(cx.waker().clone());
+            if !inner.starved.contains(&stream.peer) {
+                inner.starved.push(stream.peer);
+            }
             return Poll::Pending;
         }
         let result = match inner.streams(stream)?.write(stream.id, bytes) {
@@ -290,11 +317,12 @@ impl Hub {
     /// Lets go of a stream: in order if its sending direction was ended before, cut off otherwise.
     pub(super) fn release(&self, stream: &PeerStream, in_order: bool) {
         let mut inner = self.inner.borrow_mut();
+        let stopping = inner.stopping;
         if let Ok(streams) = inner.streams(stream) {
-            if in_order {
-                streams.close(stream.id, Instant::now());
-            } else {
-                streams.reset(stream.id, Instant::now());
+            match (in_order, stopping) {
+                (true, _) => streams.close(stream.id, Instant::now()),
+                (false, true) => streams.cut_off_behind(stream.id, Instant::now()),
+                (false, false) => streams.reset(stream.id, Instant::now()),
             }
             inner.peers[stream.peer.0 as usize].waiting.remove(&stream.id);
             inner.touch(stream.peer);
@@ -464,18 +492,19 @@ impl Inner {
         }
     }
 
-    fn receive(&mut self, now: Instant, batch: &StreamBatch) {
+    fn receive(&mut self, now: Instant, batch: &StreamBatch) -> usize {
         let id = batch.peer();
         if !matches!(self.ready(now, id), Ok(true)) {
-            return;
+            return batch.datagrams().count();
         }
-        if let Some(association) = &mut self.peers[id.0 as usize].association {
-            for datagram in batch.datagrams() {
-                // What is refused is the business of whoever sent it: a peer, authenticated.
-                let _ = association.handle_datagram(datagram, now);
-            }
-        }
+        let Some(association) = &mut self.peers[id.0 as usize].association else {
+            return batch.datagrams().count();
+        };
+        // A peer has sent what is refused here, authenticated: counted, and no more.
+        let refused =
+            batch.datagrams().filter(|datagram| association.handle_datagram(datagram, now).is_err()).count();
         self.touch(id);
+        refused
     }
 
     fn process(&mut self, now: Instant) -> (Option<Instant>, bool) {
@@ -583,13 +612,27 @@ impl Inner {
         }
     }
 
+    fn set_memory_elsewhere(&mut self, bytes: usize) {
+        // Not for every byte: sharing out looks at every session.
+        if bytes.abs_diff(self.elsewhere) < self.budget / MEMORY_STEPS && bytes != 0 {
+            return;
+        }
+        if bytes != self.elsewhere {
+            self.elsewhere = bytes;
+            self.memory_max = self.budget - bytes.min(self.budget / 2);
+            self.share_memory();
+            self.feed_starved();
+        }
+    }
+
     /// Wakes writers that need not wait any more.
     fn feed_starved(&mut self) {
-        for (id, writer) in std::mem::take(&mut self.starved) {
+        for id in std::mem::take(&mut self.starved) {
             if self.over_budget(id) {
-                self.starved.push((id, writer));
+                self.starved.push(id);
             } else {
-                writer.wake();
+                let waiting = self.peers[id.0 as usize].waiting.values_mut();
+                waiting.filter_map(|waiting| waiting.starved.take()).for_each(Waker::wake);
             }
         }
     }

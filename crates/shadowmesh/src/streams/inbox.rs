@@ -20,6 +20,8 @@ pub(crate) struct Inbox {
     pub(crate) waker: Waker,
     /// Datagrams that found it full.
     dropped: AtomicU64,
+    /// Datagrams of which the sessions of streams can make nothing.
+    refused: AtomicU64,
 }
 
 impl Inbox {
@@ -28,7 +30,12 @@ impl Inbox {
     /// # Errors
     /// When there are no descriptors left.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { queue: ArrayQueue::new(BATCHES_MAX), waker: Waker::new()?, dropped: AtomicU64::new(0) })
+        Ok(Self {
+            queue: ArrayQueue::new(BATCHES_MAX),
+            waker: Waker::new()?,
+            dropped: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
     }
 
     /// Puts a batch in, or drops it, counted, when there is no room.
@@ -41,6 +48,16 @@ impl Inbox {
 
     pub(super) fn pop(&self) -> Option<StreamBatch> {
         self.queue.pop()
+    }
+
+    /// Counts datagrams of which the sessions of streams can make nothing.
+    pub(super) fn count_refused(&self, datagrams: usize) {
+        self.refused.fetch_add(datagrams as u64, Relaxed);
+    }
+
+    /// Datagrams of which the sessions of streams can make nothing.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
     }
 
     /// Datagrams that found it full.

@@ -1,11 +1,12 @@
 //! The thread of the streams: the hub, driven, and the proxies on it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use log::info;
 use node::PeerId;
 use os::udp::UdpLink;
@@ -50,8 +51,8 @@ pub(crate) struct StreamsThread {
     /// A handle on the hub's socket, to wait for room in it.
     pub(crate) link: UdpLink,
     pub(crate) proxies: Proxies,
-    /// This node's addresses in the overlay.
-    pub(crate) own: Vec<IpAddr>,
+    /// All addresses of the overlay, this node's and the others'.
+    pub(crate) overlay: Vec<IpNet>,
     pub(crate) stop: Stop,
     /// Who wants to know how it goes.
     pub(crate) asked: UnboundedReceiver<Sender<StreamsStatus>>,
@@ -80,12 +81,12 @@ impl StreamsThread {
     }
 
     async fn serve(self) -> io::Result<()> {
-        let Self { setup, inbox, link, proxies, own, stop, asked, started } = self;
+        let Self { setup, inbox, link, proxies, overlay, stop, asked, started } = self;
+        let shared = Shared::new(Settings::within(setup.memory_max));
         let (hub, accepted) = Hub::new(setup);
-        let shared = Shared::new(Settings::default());
         // The proxies end before the hub does, so they are told apart.
         let (proxies_end, proxies_stop) = StopHandle::new();
-        match start(&hub, &shared, proxies, &own, accepted, &proxies_stop) {
+        match start(&hub, &shared, proxies, &overlay, accepted, &proxies_stop) {
             Ok(()) => {
                 let _ = started.send(Ok(()));
             }
@@ -98,6 +99,7 @@ impl StreamsThread {
         spawn_local(answer(Rc::clone(&hub), Rc::clone(&shared), asked));
         let ending = async {
             stop.requested().await;
+            hub.stop();
             proxies_end.stop();
             let flushed = async {
                 proxies_end.stopped().await;
@@ -109,7 +111,7 @@ impl StreamsThread {
             let _ = tokio::time::timeout(FLUSH_TIMEOUT, flushed).await;
         };
         tokio::select! {
-            driven = drive(&hub, &inbox, link) => driven,
+            driven = drive(&hub, &shared, &inbox, link) => driven,
             () = ending => Ok(()),
         }
     }
@@ -123,7 +125,7 @@ async fn answer(hub: Rc<Hub>, shared: Rc<Shared>, mut asked: UnboundedReceiver<S
         let refused = [&counters.refused_limit, &counters.refused_login, &counters.refused_protocol];
         // Whoever asked may have gone away.
         let _ = reply.send(StreamsStatus {
-            memory_bytes: memory as u64,
+            memory_bytes: (memory + shared.memory()) as u64,
             clients: counters.clients.value(),
             clients_refused: refused.iter().map(|counter| counter.value()).sum(),
             exit_requests: counters.exit_requests.value(),
@@ -138,7 +140,7 @@ async fn answer(hub: Rc<Hub>, shared: Rc<Shared>, mut asked: UnboundedReceiver<S
 }
 
 /// Moves everything: what has arrived, what is to be sent, and time.
-async fn drive(hub: &Hub, inbox: &Arc<Inbox>, link: UdpLink) -> io::Result<()> {
+async fn drive(hub: &Hub, shared: &Shared, inbox: &Arc<Inbox>, link: UdpLink) -> io::Result<()> {
     let waker = Watched::watch(inbox.waker.try_clone()?, Interest::READABLE)?;
     let link = Watched::watch(link, Interest::WRITABLE)?;
     loop {
@@ -149,8 +151,9 @@ async fn drive(hub: &Hub, inbox: &Arc<Inbox>, link: UdpLink) -> io::Result<()> {
                 more = false;
                 break;
             };
-            hub.receive(now, &batch);
+            inbox.count_refused(hub.receive(now, &batch));
         }
+        hub.set_memory_elsewhere(shared.memory());
         let (deadline, blocked) = hub.process(now);
         if more {
             yield_now().await;
@@ -180,7 +183,7 @@ fn start(
     hub: &Rc<Hub>,
     shared: &Rc<Shared>,
     proxies: Proxies,
-    own: &[IpAddr],
+    overlay: &[IpNet],
     accepted: Accepted,
     stop: &Stop,
 ) -> Result<(), CannotListen> {
@@ -188,7 +191,9 @@ fn start(
         let (hub, peer) = (Rc::clone(hub), PeerId(peer as u32));
         async move || hub.open(peer).await
     };
-    let exit = Exit::new(shared, proxies.exit, own);
+    let of_peers = proxies.exit_of_peers.into_iter();
+    let of_peers = of_peers.map(|(peer, rules)| (PeerId(peer as u32), rules)).collect();
+    let exit = Exit::with_rules_of_peers(shared, proxies.exit, of_peers, overlay);
     // Nothing is started before all addresses are had: a failure leaves nothing half done.
     let mut socks5 = Vec::new();
     for section in proxies.socks5 {

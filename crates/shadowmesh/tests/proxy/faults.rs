@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use node::PeerId;
 use shadowmesh::proxy::{Settings, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{World, echo, eventually, loopback_allowed, run, server, silent, soon};
+use crate::world::{Node, World, echo, eventually, loopback_allowed, run, server, silent, soon};
 
 /// Settings under which a test need not wait.
 fn impatient() -> Settings {
@@ -88,7 +89,7 @@ fn an_exit_that_never_answers_or_is_not_there_is_given_up() {
 }
 
 #[test]
-fn five_hundred_live_streams_end_within_a_second_and_with_an_end() {
+fn five_hundred_live_streams_end_within_a_second_and_nobody_takes_a_part_for_the_whole() {
     run(async {
         let world = World::new().await;
         let target = echo().await;
@@ -105,11 +106,30 @@ fn five_hundred_live_streams_end_within_a_second_and_with_an_end() {
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
         for (index, client) in clients.iter_mut().enumerate() {
             let mut got = Vec::new();
-            soon(client.read_to_end(&mut got)).await.expect("an orderly end");
+            let ended = soon(client.read_to_end(&mut got)).await.expect_err("more may have come");
+            assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
             assert_eq!(got, (index as u32).to_le_bytes(), "nothing that was read is lost");
         }
         eventually("the exit has none left either", || world.exit.shared.streams() == 0).await;
         assert!(TcpStream::connect(world.proxy).await.is_err(), "and nobody new is taken");
+    });
+}
+
+#[test]
+fn one_peer_with_all_streams_it_can_get_leaves_the_exit_to_the_others() {
+    run(async {
+        let settings = Settings { streams_max: 20, ..Settings::default() };
+        let exit = Node::start(settings, loopback_allowed(), None).await;
+        let mut greedy = Vec::new();
+        for _ in 0..20 {
+            let mut stream = exit.connect_as(PeerId(1)).await;
+            stream.write_all(&[1, 2]).await.unwrap();
+            greedy.push(soon(stream.read_u8()).await.unwrap());
+        }
+        assert!(greedy.contains(&7) && greedy.contains(&0), "too many for one: {greedy:?}");
+        let mut other = exit.connect_as(PeerId(2)).await;
+        other.write_all(&[1, 2]).await.unwrap();
+        assert_eq!(soon(other.read_u8()).await.unwrap(), 0, "and not too many for another one");
     });
 }
 

@@ -51,6 +51,38 @@ fn datagrams_of_any_size_go_to_an_address_and_their_answers_come_back() {
 }
 
 #[test]
+fn a_client_that_came_by_ipv4_to_a_listener_of_both_families_gets_an_ipv4_relay() {
+    run(async {
+        let world = World::listening_on("[::]:0").await;
+        let proxy = SocketAddr::from(([127, 0, 0, 1], world.proxy.port()));
+        // `socks5` checks that the reply has an IPv4 address.
+        let (_control, reply) = socks5(proxy, 3, &Target::UNSPECIFIED).await;
+        assert_eq!(reply[..8], [5, 0, 0, 1, 127, 0, 0, 1]);
+        let relay = SocketAddr::from(([127, 0, 0, 1], u16::from_be_bytes([reply[8], reply[9]])));
+        let socket = UdpSocket::bind(LOOPBACK).await.unwrap();
+        let sent = datagram(&Target::Address(udp_echo().await), b"question");
+        socket.send_to(&sent, relay).await.unwrap();
+        assert_eq!(receive(&socket).await, sent);
+    });
+}
+
+#[test]
+fn where_a_client_wants_to_send_to_is_not_taken_for_where_it_sends_from() {
+    run(async {
+        let world = World::new().await;
+        let target = Target::Address(udp_echo().await);
+        for named in ["192.0.2.1:53", "a.example:53", "[2001:db8::1]:53"] {
+            let (_control, reply) = socks5(world.proxy, 3, &named.parse().unwrap()).await;
+            let relay = SocketAddr::from(([127, 0, 0, 1], u16::from_be_bytes([reply[8], reply[9]])));
+            let socket = UdpSocket::bind(LOOPBACK).await.unwrap();
+            let sent = datagram(&target, named.as_bytes());
+            socket.send_to(&sent, relay).await.unwrap();
+            assert_eq!(receive(&socket).await, sent, "{named}");
+        }
+    });
+}
+
+#[test]
 fn a_name_is_looked_up_by_the_exit_and_ipv6_works() {
     run(async {
         let world = World::new().await;

@@ -68,6 +68,16 @@ impl Node {
         Self { shared, exit, address, stop, handle }
     }
 
+    /// The peer's end of a stream that `peer` opens.
+    pub(crate) async fn connect_as(&self, peer: PeerId) -> TcpStream {
+        let listener = TcpListener::bind(LOOPBACK).await.unwrap();
+        let ours = to(listener.local_addr().unwrap()).await.unwrap();
+        let (theirs, _) = listener.accept().await.unwrap();
+        let none = async || Err(io::ErrorKind::NotConnected.into());
+        spawn_local(Rc::clone(&self.exit).serve(peer, theirs, none, self.stop.clone()));
+        ours
+    }
+
     /// Opens streams to this node.
     pub(crate) fn opener(&self) -> impl AsyncFn() -> io::Result<TcpStream> + Clone + 'static {
         let address = self.address;
@@ -103,7 +113,21 @@ impl World {
         Self::with(Settings::default(), loopback_allowed(), None).await
     }
 
+    /// With a listener there.
+    pub(crate) async fn listening_on(address: &str) -> Self {
+        Self::with_all(address, Settings::default(), loopback_allowed(), None).await
+    }
+
     pub(crate) async fn with(
+        settings: Settings,
+        rules: impl Into<Option<Rules>>,
+        login: Option<(&str, &str)>,
+    ) -> Self {
+        Self::with_all(LOOPBACK, settings, rules, login).await
+    }
+
+    async fn with_all(
+        address: &str,
         settings: Settings,
         rules: impl Into<Option<Rules>>,
         login: Option<(&str, &str)>,
@@ -113,7 +137,7 @@ impl World {
         let (handle, stop) = StopHandle::new();
         let credentials =
             login.map(|(name, password)| Credentials::new(name.as_bytes(), password.as_bytes()));
-        let listener = Socks5::bind(&shared, LOOPBACK.parse().unwrap(), credentials).unwrap();
+        let listener = Socks5::bind(&shared, address.parse().unwrap(), credentials).unwrap();
         let proxy = listener.local_addr().unwrap();
         let serving = spawn_local(listener.run(exit.opener(), stop.clone()));
         Self { exit, shared, stop, handle, proxy, serving }

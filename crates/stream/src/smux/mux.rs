@@ -472,6 +472,24 @@ impl Smux {
         self.close(id, now);
     }
 
+    /// As [`close`](Self::close), but the other end learns, behind all that was written, that more would have come: what this end
+    /// does when it stops.
+    pub fn cut_off_behind(&mut self, id: StreamId, now: Instant) {
+        if let Some(stream) = self.by_id.get(&id.0).and_then(|slot| self.streams[*slot].as_mut()) {
+            stream.aborted |= stream.send_state == SendState::Open;
+        }
+        self.close(id, now);
+    }
+
+    /// Lets go of all streams, as [`cut_off_behind`](Self::cut_off_behind) does.
+    pub fn cut_off_all_behind(&mut self, now: Instant) {
+        for slot in 0..self.streams.len() {
+            if let Some(id) = self.streams[slot].as_ref().map(|stream| stream.id) {
+                self.cut_off_behind(id, now);
+            }
+        }
+    }
+
     /// Lets go of all streams, as [`close`](Self::close) does.
     pub fn close_all(&mut self, now: Instant) {
         for slot in 0..self.streams.len() {

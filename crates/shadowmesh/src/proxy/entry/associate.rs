@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use crate::proxy::frames::{Frame, FrameQueue, carry, receive};
 use crate::proxy::listener::until_closed;
-use crate::proxy::shared::Shared;
+use crate::proxy::shared::Account;
 use crate::proxy::socks5::{self, DATAGRAM_PREFIX};
 use crate::proxy::stop::Stop;
 
@@ -22,7 +22,7 @@ use crate::proxy::stop::Stop;
 /// Datagrams are the client's when they come from the address of its connection, and from `port` if it named one; else
 /// the first one's port is taken.
 pub(super) async fn associate<S>(
-    shared: &Rc<Shared>,
+    account: &Rc<Account>,
     connection: &mut TcpStream,
     client: SocketAddr,
     port: u16,
@@ -32,7 +32,8 @@ pub(super) async fn associate<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let queue = FrameQueue::new(shared);
+    let shared = account.shared();
+    let queue = FrameQueue::new(account);
     let sender = Cell::new((port != 0).then(|| SocketAddr::new(client.ip(), port)));
     let to_exit = receive(shared, socket, |datagram, from| {
         let known = sender.get().map_or(from.ip() == client.ip(), |sender| sender == from);

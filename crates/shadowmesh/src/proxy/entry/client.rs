@@ -1,10 +1,11 @@
 //! Clients that say where they want to go: SOCKS5 and HTTP CONNECT on one port, told apart by their first byte.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use log::debug;
+use log::{debug, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -13,13 +14,16 @@ use super::ask;
 use super::associate::associate;
 use crate::proxy::credentials::Credentials;
 use crate::proxy::http::{self, Status};
-use crate::proxy::listener::{Admission, accept, bind_tcp, bind_udp};
+use crate::proxy::listener::{Admission, accept, bind_tcp, bind_udp, canonical};
 use crate::proxy::pump::pump;
 use crate::proxy::request::{Refusal, Request};
-use crate::proxy::shared::{Shared, SlotsBy};
+use crate::proxy::shared::{Account, Shared, SlotsBy};
 use crate::proxy::socks5::{self, Command, Method, Reply, Socks5Error};
 use crate::proxy::stop::Stop;
 use crate::proxy::target::{Target, TargetError};
+
+/// The first byte of a SOCKS4 client.
+const SOCKS4_VERSION: u8 = 4;
 
 /// The answer to a SOCKS4 client: request rejected (91).
 const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
@@ -61,11 +65,13 @@ impl Socks5 {
     {
         let Self { shared, listener, credentials } = self;
         let server = Server {
+            account: Account::of_this_host(&shared),
             shared: Rc::clone(&shared),
             credentials,
             open,
             users: SlotsBy::default(),
             stop: stop.clone(),
+            told_of_socks4: Cell::new(false),
         };
         accept(&shared, listener, &stop, async move |socket, from, admission| {
             server.serve(socket, from, admission).await;
@@ -107,10 +113,12 @@ impl From<io::Error> for Failure {
 
 struct Server<O> {
     shared: Rc<Shared>,
+    account: Rc<Account>,
     credentials: Option<Credentials>,
     open: O,
     users: SlotsBy<User>,
     stop: Stop,
+    told_of_socks4: Cell<bool>,
 }
 
 impl<S, O> Server<O>
@@ -150,12 +158,22 @@ where
                 let request = self.socks5(client).await?;
                 Ok((Dialect::Socks5, request.command, request.target))
             }
-            first if first.is_ascii_alphabetic() => {
+            // An empty line before the request is none (RFC 9112 §2.2).
+            first if first.is_ascii_alphabetic() || matches!(first, b'\r' | b'\n') => {
                 Ok((Dialect::Http, Command::Connect, self.http(client).await?))
             }
             first => {
                 self.shared.counters.refused_protocol.increment();
-                Err(Failure::Answer(if first == 4 { SOCKS4_REJECTED.to_vec() } else { Vec::new() }))
+                if first != SOCKS4_VERSION {
+                    return Err(Failure::Answer(Vec::new()));
+                }
+                // The answer has no room for a reason, so whoever runs the proxy is told, once.
+                if !self.told_of_socks4.replace(true) {
+                    warn!(
+                        "a client speaks SOCKS4, and is refused: this proxy speaks SOCKS5 and HTTP CONNECT"
+                    );
+                }
+                Err(Failure::Answer(SOCKS4_REJECTED.to_vec()))
             }
         }
     }
@@ -257,20 +275,21 @@ where
         let asked = tokio::select! {
             biased;
             () = self.stop.requested() => return Ok(()),
-            asked = ask(&self.shared, &self.open, &request) => asked,
+            asked = ask(&self.account, &self.open, &request) => asked,
         };
         let mut asked = asked.map_err(refused)?;
         if request == Request::Datagrams {
             // On the address that the client has reached already, and will reach again.
-            let local = SocketAddr::new(client.socket.local_addr()?.ip(), 0);
+            let mut local = canonical(client.socket.local_addr()?);
+            local.set_port(0);
             let socket = bind_udp(local).map_err(|_| refused(Refusal::Failed))?;
             let bound = Target::Address(socket.local_addr()?);
             client.socket.write_all(&socks5::reply(Reply::Succeeded, &bound)).await?;
             associate(
-                &self.shared,
+                &self.account,
                 &mut client.socket,
                 from,
-                target.port(),
+                client_port(&target, from.ip()),
                 &socket,
                 &mut asked.stream,
                 &self.stop,
@@ -284,7 +303,19 @@ where
         };
         client.socket.write_all(&established).await?;
         let early = std::mem::take(&mut client.buffer);
-        Ok(pump(&self.shared, &mut client.socket, &mut asked.stream, early, &self.stop).await?)
+        Ok(pump(&self.account, &mut client.socket, &mut asked.stream, early, &self.stop).await?)
+    }
+}
+
+/// The port that a client says its datagrams will come from (RFC 1928 §4), 0 where it does not say. Many clients put there where
+/// they want to send to, or any address at all: only one that can be their own is taken for it.
+fn client_port(named: &Target, client: IpAddr) -> u16 {
+    match named {
+        Target::Address(address) => {
+            let ip = address.ip().to_canonical();
+            if ip.is_unspecified() || ip == client { address.port() } else { 0 }
+        }
+        Target::Name { .. } => 0,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::proxy::frames::{Frame, FrameQueue, carry, receive};
 use crate::proxy::listener::{Admission, accept, bind_tcp, bind_udp, join_all};
 use crate::proxy::pump::pump;
 use crate::proxy::request::{Refusal, Request};
-use crate::proxy::shared::Shared;
+use crate::proxy::shared::{Account, Shared};
 use crate::proxy::stop::Stop;
 use crate::proxy::target::Target;
 
@@ -53,7 +53,7 @@ impl TcpForward {
         O: AsyncFn() -> io::Result<S> + 'static,
     {
         let request = Request::Connect(self.target);
-        forward_tcp(&self.shared, self.listener, open, request, &stop).await;
+        forward_tcp(&Account::of_this_host(&self.shared), self.listener, open, request, &stop).await;
     }
 }
 
@@ -88,13 +88,14 @@ impl UdpForward {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         O: AsyncFn() -> io::Result<S> + 'static,
     {
-        forward_udp(&self.shared, self.socket, open, Request::Datagrams, &self.target, &stop).await;
+        let account = Account::of_this_host(&self.shared);
+        forward_udp(&account, self.socket, open, Request::Datagrams, &self.target, &stop).await;
     }
 }
 
 /// Takes connections and carries each on a stream of its own, at whose front is `request`.
 pub(in crate::proxy) async fn forward_tcp<S, O>(
-    shared: &Rc<Shared>,
+    account: &Rc<Account>,
     listener: TcpListener,
     open: O,
     request: Request,
@@ -103,7 +104,7 @@ pub(in crate::proxy) async fn forward_tcp<S, O>(
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     O: AsyncFn() -> io::Result<S> + 'static,
 {
-    let (task_shared, task_stop) = (Rc::clone(shared), stop.clone());
+    let (task_account, task_stop) = (Rc::clone(account), stop.clone());
     let serve = async move |mut client: TcpStream, from: SocketAddr, admission: Admission| {
         let served = async {
             if admission == Admission::TooMany {
@@ -112,10 +113,10 @@ pub(in crate::proxy) async fn forward_tcp<S, O>(
             let begun = tokio::select! {
                 biased;
                 () = task_stop.requested() => return Ok(()),
-                begun = begin(&task_shared, &open, &request) => begun,
+                begun = begin(&task_account, &open, &request) => begun,
             };
             let mut stream = begun.map_err(|refusal| refusal.to_string())?;
-            let pumped = pump(&task_shared, &mut client, &mut stream, Vec::new(), &task_stop).await;
+            let pumped = pump(&task_account, &mut client, &mut stream, Vec::new(), &task_stop).await;
             pumped.map_err(|error| error.to_string())
         };
         if let Err(why) = served.await {
@@ -124,7 +125,7 @@ pub(in crate::proxy) async fn forward_tcp<S, O>(
             let _ = client.set_zero_linger();
         }
     };
-    accept(shared, listener, stop, serve).await;
+    accept(account.shared(), listener, stop, serve).await;
 }
 
 /// A sender of datagrams and its stream.
@@ -139,7 +140,7 @@ struct Association {
 /// Receives datagrams and carries those of each sender on a stream of its own, at whose front is `request`; each frame
 /// names `target`.
 pub(in crate::proxy) async fn forward_udp<S, O>(
-    shared: &Rc<Shared>,
+    account: &Rc<Account>,
     socket: UdpSocket,
     open: O,
     request: Request,
@@ -150,7 +151,8 @@ pub(in crate::proxy) async fn forward_udp<S, O>(
     O: AsyncFn() -> io::Result<S> + 'static,
 {
     let forward = Rc::new(Forward {
-        shared: Rc::clone(shared),
+        shared: Rc::clone(account.shared()),
+        account: Rc::clone(account),
         socket,
         open,
         request,
@@ -161,6 +163,7 @@ pub(in crate::proxy) async fn forward_udp<S, O>(
     target.encode(&mut encoded);
     let tasks = RefCell::new(JoinSet::new());
     let mut received = 0;
+    let shared = account.shared();
     let receiving = receive(shared, &forward.socket, |data, from| {
         received += 1;
         let known = forward.associations.borrow().get(&from).map(Rc::clone);
@@ -189,6 +192,7 @@ pub(in crate::proxy) async fn forward_udp<S, O>(
 
 struct Forward<O> {
     shared: Rc<Shared>,
+    account: Rc<Account>,
     socket: UdpSocket,
     open: O,
     request: Request,
@@ -220,7 +224,7 @@ where
                 }
             }
         }
-        let queue = FrameQueue::new(&self.shared);
+        let queue = FrameQueue::new(&self.account);
         let association = Rc::new(Association { queue, last: Cell::new(0), evicted: Notify::new() });
         associations.insert(from, Rc::clone(&association));
         Some(association)
@@ -242,7 +246,7 @@ where
     }
 
     async fn carry(&self, from: SocketAddr, queue: &FrameQueue) {
-        let begun: Result<Begun<S>, Refusal> = begin(&self.shared, &self.open, &self.request).await;
+        let begun: Result<Begun<S>, Refusal> = begin(&self.account, &self.open, &self.request).await;
         let ended = match begun {
             Err(refusal) => Err(refusal.to_string()),
             Ok(mut stream) => {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::request::{ACCEPTED, Refusal, Request};
-use super::shared::{Shared, Slot};
+use super::shared::{Account, StreamSlot};
 
 pub use client::Socks5;
 pub use forward::{TcpForward, UdpForward};
@@ -28,17 +28,17 @@ pub(super) use forward::{forward_tcp, forward_udp};
 #[derive(Debug)]
 pub(super) struct Asked<S> {
     pub(super) stream: S,
-    _slot: Slot,
+    _slot: StreamSlot,
 }
 
 /// Opens a stream, asks for something on it and waits for the answer.
-pub(super) async fn ask<S, O>(shared: &Shared, open: &O, request: &Request) -> Result<Asked<S>, Refusal>
+pub(super) async fn ask<S, O>(account: &Account, open: &O, request: &Request) -> Result<Asked<S>, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: AsyncFn() -> io::Result<S>,
 {
     let exchange = async {
-        let mut begun = begin(shared, open, request).await?;
+        let mut begun = begin(account, open, request).await?;
         match begun.stream.read_u8().await {
             Ok(ACCEPTED) => Ok(Asked { stream: begun.stream, _slot: begun.slot }),
             Ok(code) => Err(Refusal::from_code(code)),
@@ -48,17 +48,18 @@ where
             }
         }
     };
-    timeout(shared.settings.answer_timeout, exchange).await.map_err(|_| Refusal::TimedOut)?
+    timeout(account.shared().settings.answer_timeout, exchange).await.map_err(|_| Refusal::TimedOut)?
 }
 
 /// Opens a stream and asks for something on it, and does not wait: what follows the request travels with it, which saves who
 /// need not be told the answer first a round trip.
-pub(super) async fn begin<S, O>(shared: &Shared, open: &O, request: &Request) -> Result<Begun<S>, Refusal>
+pub(super) async fn begin<S, O>(account: &Account, open: &O, request: &Request) -> Result<Begun<S>, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: AsyncFn() -> io::Result<S>,
 {
-    let slot = shared.stream_slot().ok_or_else(|| {
+    let shared = account.shared();
+    let slot = account.stream_slot().ok_or_else(|| {
         shared.counters.refused_limit.increment();
         Refusal::TooMany
     })?;
@@ -82,7 +83,7 @@ where
 #[derive(Debug)]
 pub(super) struct Begun<S> {
     stream: S,
-    slot: Slot,
+    slot: StreamSlot,
     /// Until the answer is here.
     answer_due: Option<Pin<Box<Sleep>>>,
 }

@@ -27,7 +27,6 @@ use super::{Exit, Failure};
 use crate::proxy::entry::{ask, forward_tcp, forward_udp};
 use crate::proxy::listener::{bind_tcp, bind_udp, until_closed};
 use crate::proxy::request::{ACCEPTED, ListenerId, Refusal, Request, Transport};
-use crate::proxy::shared::Shared;
 use crate::proxy::stop::{Stop, StopHandle};
 use crate::proxy::target::Target;
 
@@ -96,7 +95,7 @@ impl Exit {
         S: AsyncRead + AsyncWrite + Unpin,
         O: AsyncFn() -> io::Result<S>,
     {
-        let mut asked = ask(&self.shared, open, request).await?;
+        let mut asked = ask(&self.own_account, open, request).await?;
         let mut bytes = Vec::with_capacity(Target::ENCODED_LEN_MAX);
         let bound = async {
             loop {
@@ -148,20 +147,21 @@ impl Exit {
                 _ => Refusal::Failed,
             })
         };
-        let shared: &Rc<Shared> = &self.shared;
+        let account = &self.account(peer);
         self.listeners.borrow_mut().insert(key, Rc::clone(&handle));
         let listening = async {
             match transport {
                 Transport::Tcp => {
                     let socket = bind_tcp(address).map_err(refused)?;
                     stream.write_all(&bound(socket.local_addr())?).await?;
-                    let forward = forward_tcp(shared, socket, open, request, &replaced);
+                    let forward = forward_tcp(account, socket, open, request, &replaced);
                     until_any(stop, &handle, stream, forward).await;
                 }
                 Transport::Udp => {
                     let socket = bind_udp(address).map_err(refused)?;
                     stream.write_all(&bound(socket.local_addr())?).await?;
-                    let forward = forward_udp(shared, socket, open, request, &Target::UNSPECIFIED, &replaced);
+                    let forward =
+                        forward_udp(account, socket, open, request, &Target::UNSPECIFIED, &replaced);
                     until_any(stop, &handle, stream, forward).await;
                 }
             }

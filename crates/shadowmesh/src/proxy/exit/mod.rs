@@ -15,9 +15,10 @@ mod udp;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
+use ipnet::IpNet;
 use log::debug;
 use node::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -27,7 +28,7 @@ use tokio::time::timeout;
 use super::acl::{Acl, Rule};
 use super::pump::pump;
 use super::request::{ACCEPTED, ListenerId, Refusal, Request, Transport};
-use super::shared::{Shared, Slot};
+use super::shared::{Account, Shared, StreamSlot};
 use super::stop::{Stop, StopHandle};
 use super::target::Target;
 
@@ -46,12 +47,25 @@ pub struct Rules {
     pub listen: Vec<Rule>,
 }
 
+/// What one peer may, or all that have no rules of their own.
+#[derive(Debug)]
+struct PeerRules {
+    acl: Acl,
+    listen: Vec<Rule>,
+}
+
 /// Serves the streams that peers open.
 #[derive(Debug)]
 pub struct Exit {
     shared: Rc<Shared>,
     /// Without, every request to connect, send or listen is refused.
-    rules: Option<(Acl, Vec<Rule>)>,
+    rules: Option<PeerRules>,
+    /// For these peers instead.
+    rules_of: HashMap<PeerId, Option<PeerRules>>,
+    /// What each peer holds here: at most one for each that has ever opened a stream.
+    accounts: RefCell<HashMap<PeerId, Rc<Account>>>,
+    /// For what this node itself asks of peers.
+    own_account: Rc<Account>,
     names: Rc<Names>,
     /// What peers listen for on our behalf, and where what comes to them is to go.
     remote: RefCell<HashMap<(PeerId, ListenerId), (Transport, Target)>>,
@@ -60,13 +74,31 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// With `rules`, an exit for all peers; without, only for what comes back from remote forwards. `own` are the node's
-    /// addresses in the overlay, to which no peer is carried unless a rule allows it.
-    pub fn new(shared: &Rc<Shared>, rules: Option<Rules>, own: &[IpAddr]) -> Rc<Self> {
-        let rules = rules.map(|rules| (Acl::new(rules.allow, rules.deny, own), rules.listen));
+    /// With `rules`, an exit for all peers; without, only for what comes back from remote forwards. `overlay` are the addresses
+    /// of the overlay, this node's and all others', to which no peer is carried unless a rule allows it.
+    pub fn new(shared: &Rc<Shared>, rules: Option<Rules>, overlay: &[IpNet]) -> Rc<Self> {
+        Self::with_rules_of_peers(shared, rules, Vec::new(), overlay)
+    }
+
+    /// As [`new`](Self::new), with other rules, or none, in place of `rules` for some peers.
+    pub fn with_rules_of_peers(
+        shared: &Rc<Shared>,
+        rules: Option<Rules>,
+        rules_of: Vec<(PeerId, Option<Rules>)>,
+        overlay: &[IpNet],
+    ) -> Rc<Self> {
+        let compiled = |rules: Option<Rules>| {
+            rules.map(|rules| PeerRules {
+                acl: Acl::new(rules.allow, rules.deny, overlay),
+                listen: rules.listen,
+            })
+        };
         Rc::new(Self {
             shared: Rc::clone(shared),
-            rules,
+            rules: compiled(rules),
+            rules_of: rules_of.into_iter().map(|(peer, rules)| (peer, compiled(rules))).collect(),
+            accounts: RefCell::default(),
+            own_account: Account::of_this_host(shared),
             names: Rc::new(Names::new()),
             remote: RefCell::default(),
             listeners: RefCell::default(),
@@ -83,7 +115,7 @@ impl Exit {
         let served = tokio::select! {
             biased;
             () = stop.requested() => return,
-            request = self.request(&mut stream) => match request {
+            request = self.request(peer, &mut stream) => match request {
                 Ok((slot, request, early)) => self.fulfil(slot, request, peer, &mut stream, early, open, &stop).await,
                 Err(failure) => Err(failure),
             },
@@ -103,10 +135,11 @@ impl Exit {
 
     async fn request<S: AsyncRead + Unpin>(
         &self,
+        peer: PeerId,
         stream: &mut S,
-    ) -> Result<(Slot, Request, Vec<u8>), Failure> {
+    ) -> Result<(StreamSlot, Request, Vec<u8>), Failure> {
         self.shared.counters.exit_requests.increment();
-        let slot = self.shared.stream_slot().ok_or_else(|| {
+        let slot = self.account(peer).stream_slot().ok_or_else(|| {
             self.shared.counters.refused_limit.increment();
             Failure::Refused(Refusal::TooMany)
         })?;
@@ -138,7 +171,7 @@ impl Exit {
     #[expect(clippy::too_many_arguments, reason = "one call, of what a stream is and what surrounds it")]
     async fn fulfil<S, O>(
         &self,
-        _slot: Slot,
+        _slot: StreamSlot,
         request: Request,
         peer: PeerId,
         stream: &mut S,
@@ -152,17 +185,17 @@ impl Exit {
     {
         match request {
             Request::Connect(target) => {
-                let acl = &self.rules()?.0;
-                self.connect(&target, Some(acl), stream, early, stop).await
+                let acl = &self.rules(peer)?.acl;
+                self.connect(peer, &target, Some(acl), stream, early, stop).await
             }
             Request::Datagrams => {
-                let acl = &self.rules()?.0;
+                let acl = &self.rules(peer)?.acl;
                 stream.write_all(&[ACCEPTED]).await?;
                 let destination = udp::Destination::AsFramed(acl);
-                udp::relay(&self.shared, &self.names, &destination, stream, early, stop).await
+                udp::relay(&self.account(peer), peer, &self.names, &destination, stream, early, stop).await
             }
             Request::Listen { listener, transport, address } => {
-                let rules = &self.rules()?.1;
+                let rules = &self.rules(peer)?.listen;
                 if !super::acl::may_listen(rules, address) {
                     self.shared.counters.exit_denied.increment();
                     return Err(Failure::Refused(Refusal::NotAllowed));
@@ -172,19 +205,25 @@ impl Exit {
             Request::Incoming(listener) => {
                 let known = self.remote.borrow().get(&(peer, listener)).cloned();
                 match known.ok_or(Failure::Refused(Refusal::NotAllowed))? {
-                    (Transport::Tcp, target) => self.connect(&target, None, stream, early, stop).await,
+                    (Transport::Tcp, target) => self.connect(peer, &target, None, stream, early, stop).await,
                     (Transport::Udp, target) => {
                         stream.write_all(&[ACCEPTED]).await?;
                         let destination = udp::Destination::Fixed(&target);
-                        udp::relay(&self.shared, &self.names, &destination, stream, early, stop).await
+                        udp::relay(&self.account(peer), peer, &self.names, &destination, stream, early, stop)
+                            .await
                     }
                 }
             }
         }
     }
 
-    fn rules(&self) -> Result<&(Acl, Vec<Rule>), Failure> {
-        self.rules.as_ref().ok_or_else(|| {
+    fn account(&self, peer: PeerId) -> Rc<Account> {
+        let mut accounts = self.accounts.borrow_mut();
+        Rc::clone(accounts.entry(peer).or_insert_with(|| Account::of_a_peer(&self.shared)))
+    }
+
+    fn rules(&self, peer: PeerId) -> Result<&PeerRules, Failure> {
+        self.rules_of.get(&peer).unwrap_or(&self.rules).as_ref().ok_or_else(|| {
             self.shared.counters.exit_denied.increment();
             Failure::Refused(Refusal::NotAllowed)
         })
@@ -193,6 +232,7 @@ impl Exit {
     /// Connects to `target`, if `acl` lets it, and carries bytes.
     async fn connect<S>(
         &self,
+        peer: PeerId,
         target: &Target,
         acl: Option<&Acl>,
         stream: &mut S,
@@ -205,11 +245,11 @@ impl Exit {
         let dialled = tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            dialled = timeout(self.shared.settings.connect_timeout, self.dial(target, acl)) => dialled,
+            dialled = timeout(self.shared.settings.connect_timeout, self.dial(peer, target, acl)) => dialled,
         };
         let mut socket = dialled.unwrap_or(Err(Refusal::TimedOut)).map_err(Failure::Refused)?;
         stream.write_all(&[ACCEPTED]).await?;
-        let pumped = pump(&self.shared, stream, &mut socket, early, stop).await;
+        let pumped = pump(&self.account(peer), stream, &mut socket, early, stop).await;
         if pumped.is_err() {
             // The target must not take what arrived for the whole.
             let _ = socket.set_zero_linger();
@@ -217,8 +257,8 @@ impl Exit {
         Ok(pumped?)
     }
 
-    async fn dial(&self, target: &Target, acl: Option<&Acl>) -> Result<TcpStream, Refusal> {
-        let addresses = self.names.resolve(target).await.inspect_err(|_| {
+    async fn dial(&self, peer: PeerId, target: &Target, acl: Option<&Acl>) -> Result<TcpStream, Refusal> {
+        let addresses = self.names.resolve(peer, target).await.inspect_err(|_| {
             self.shared.counters.exit_name_not_found.increment();
         })?;
         let allowed = match acl {

@@ -1,91 +1,160 @@
 //! Names and what they were found to be, remembered for a short while: a page is a hundred connections to ten names.
+//!
+//! A look-up is a thread in which the system's resolver runs, and it may hang as long as a name server does. So a name is
+//! looked up once however many ask for it, a peer has no more look-ups under way than are free for the others, and a look-up
+//! keeps its place until its thread has ended, whether anybody still waits for it or not.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use node::PeerId;
 use tokio::net::lookup_host;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::proxy::request::Refusal;
+use crate::proxy::shared::SlotsBy;
 use crate::proxy::target::Target;
 
-/// Names looked up at a time: each is a thread, which a dead name server can hold for half a minute.
-const LOOKUPS_MAX: usize = 64;
+/// Names looked up at a time: each is a thread, of which the runtime has 512.
+const LOOKUPS_MAX: usize = 256;
 /// How long a name server may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long addresses are remembered. The resolver does not tell their TTL; a minute is less than most have.
 const KNOWN_FOR: Duration = Duration::from_mins(1);
-/// The same of a name that has none, or whose look-up failed.
+/// The same of a name that has none, or whose look-up failed or took too long.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// Names remembered.
 const NAMES_MAX: usize = 1_024;
 /// Addresses remembered of each.
 const ADDRESSES_MAX: usize = 16;
 
-/// What a name was found to be, and until when that holds. No addresses: there is no such name, as far as is known.
+/// What a name was found to be, and until when that holds.
 #[derive(Debug)]
 struct Known {
-    /// With their scope, where they have one, and any port.
-    addresses: Box<[SocketAddr]>,
+    /// With their scope, where they have one, and any port; or why there are none.
+    found: Result<Box<[SocketAddr]>, Refusal>,
     until: Instant,
 }
 
 /// Looks names up.
 #[derive(Debug)]
 pub(super) struct Names {
-    turns: Semaphore,
+    lookup_timeout: Duration,
     known: RefCell<HashMap<Box<str>, Known>>,
+    /// Look-ups whose threads have not ended, by name: each channel closes when there is a result.
+    under_way: RefCell<HashMap<Box<str>, watch::Receiver<()>>>,
+    count: Cell<usize>,
+    by_peer: SlotsBy<PeerId>,
+    /// One has ended: another one may begin.
+    ended: Notify,
 }
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self { turns: Semaphore::new(LOOKUPS_MAX), known: RefCell::default() }
+        Self {
+            lookup_timeout: LOOKUP_TIMEOUT,
+            known: RefCell::default(),
+            under_way: RefCell::default(),
+            count: Cell::new(0),
+            by_peer: SlotsBy::default(),
+            ended: Notify::new(),
+        }
     }
 
-    /// The addresses of a target, at least one.
-    pub(super) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Refusal> {
+    /// The addresses of a target that `peer` asks for, at least one.
+    pub(super) async fn resolve(
+        self: &Rc<Self>,
+        peer: PeerId,
+        target: &Target,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
         let (host, port) = match target {
             Target::Address(address) => return Ok(vec![*address]),
             Target::Name { host, port } => (&**host, *port),
         };
-        if let Some(known) = self.recall(host, port, Instant::now()) {
-            return known;
-        }
-        let looked_up = timeout(LOOKUP_TIMEOUT, async {
-            let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
-            lookup_host((host, port)).await.map(Iterator::collect::<Vec<_>>)
+        let lookup = async |host: String| {
+            let found = lookup_host((host, 0)).await.map(Iterator::collect::<Vec<_>>);
+            found.unwrap_or_default()
+        };
+        self.resolve_with(peer, host, port, lookup).await
+    }
+
+    async fn resolve_with<L>(
+        self: &Rc<Self>,
+        peer: PeerId,
+        host: &str,
+        port: u16,
+        lookup: L,
+    ) -> Result<Vec<SocketAddr>, Refusal>
+    where
+        L: AsyncFn(String) -> Vec<SocketAddr> + Clone + 'static,
+    {
+        let found = async {
+            loop {
+                if let Some(known) = self.recall(host, port, Instant::now()) {
+                    return known;
+                }
+                let waiting = self.under_way.borrow().get(host).cloned();
+                let ended = self.ended.notified();
+                match waiting.or_else(|| self.begin(peer, host, lookup.clone())) {
+                    Some(mut waiting) => while waiting.changed().await.is_ok() {},
+                    None => ended.await,
+                }
+            }
+        };
+        timeout(self.lookup_timeout, found).await.unwrap_or_else(|_| {
+            // Who asks again at once need not wait as long again.
+            if self.under_way.borrow().contains_key(host) {
+                self.remember(host, Err(Refusal::TimedOut), Instant::now());
+            }
+            Err(Refusal::TimedOut)
+        })
+    }
+
+    /// Begins to look a name up, unless the peer, or all together, have too many look-ups under way.
+    fn begin<L>(self: &Rc<Self>, peer: PeerId, host: &str, lookup: L) -> Option<watch::Receiver<()>>
+    where
+        L: AsyncFn(String) -> Vec<SocketAddr> + 'static,
+    {
+        let free = LOOKUPS_MAX.saturating_sub(self.count.get());
+        let slot = self.by_peer.take(peer, free)?;
+        let (done, waiting) = watch::channel(());
+        self.under_way.borrow_mut().insert(host.into(), waiting.clone());
+        self.count.set(self.count.get() + 1);
+        let (names, host) = (Rc::clone(self), String::from(host));
+        spawn_local(async move {
+            let addresses = lookup(host.clone()).await;
+            let found = if addresses.is_empty() { Err(Refusal::NameNotFound) } else { Ok(&*addresses) };
+            names.remember(&host, found, Instant::now());
+            names.under_way.borrow_mut().remove(&*host);
+            names.count.set(names.count.get() - 1);
+            drop((slot, done));
+            names.ended.notify_waiters();
         });
-        match looked_up.await {
-            Ok(Ok(addresses)) => {
-                self.remember(host, &addresses, Instant::now());
-                if addresses.is_empty() { Err(Refusal::NameNotFound) } else { Ok(addresses) }
-            }
-            Ok(Err(_)) => {
-                self.remember(host, &[], Instant::now());
-                Err(Refusal::NameNotFound)
-            }
-            // Says nothing about the name.
-            Err(_) => Err(Refusal::TimedOut),
-        }
+        Some(waiting)
     }
 
     fn recall(&self, host: &str, port: u16, now: Instant) -> Option<Result<Vec<SocketAddr>, Refusal>> {
         let known = self.known.borrow();
         let known = known.get(host).filter(|known| now < known.until)?;
-        let addresses = known.addresses.iter().map(|&(mut address)| {
+        let with_port = |address: &SocketAddr| {
+            let mut address = *address;
             address.set_port(port);
             address
-        });
-        Some(if known.addresses.is_empty() { Err(Refusal::NameNotFound) } else { Ok(addresses.collect()) })
+        };
+        Some(match &known.found {
+            Ok(addresses) => Ok(addresses.iter().map(with_port).collect()),
+            Err(refusal) => Err(*refusal),
+        })
     }
 
-    fn remember(&self, host: &str, addresses: &[SocketAddr], now: Instant) {
+    fn remember(&self, host: &str, found: Result<&[SocketAddr], Refusal>, now: Instant) {
         let mut known = self.known.borrow_mut();
-        if addresses.is_empty() && known.get(host).is_some_and(|known| now < known.until) {
+        if found.is_err() && known.get(host).is_some_and(|known| known.found.is_ok() && now < known.until) {
             // One of several look-ups has failed: that makes what another one has found no worse.
             return;
         }
@@ -97,9 +166,9 @@ impl Names {
                 first.and_then(|name| known.remove(&name));
             }
         }
-        let until = now + if addresses.is_empty() { UNKNOWN_FOR } else { KNOWN_FOR };
-        let addresses = addresses.iter().take(ADDRESSES_MAX).copied().collect();
-        known.insert(host.into(), Known { addresses, until });
+        let until = now + if found.is_err() { UNKNOWN_FOR } else { KNOWN_FOR };
+        let found = found.map(|addresses| addresses.iter().take(ADDRESSES_MAX).copied().collect());
+        known.insert(host.into(), Known { found, until });
     }
 }
 
@@ -112,7 +181,7 @@ mod tests {
         let (names, start) = (Names::new(), Instant::now());
         names.remember(
             "a.invalid",
-            &["192.0.2.1:80".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap()],
+            Ok(&["192.0.2.1:80".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap()]),
             start,
         );
         let found = names.recall("a.invalid", 443, start + Duration::from_secs(59)).unwrap().unwrap();
@@ -123,8 +192,8 @@ mod tests {
     #[test]
     fn a_scope_is_remembered_and_a_look_up_that_fails_meanwhile_changes_nothing() {
         let (names, start) = (Names::new(), Instant::now());
-        names.remember("c.invalid", &["[fe80::1%3]:80".parse().unwrap()], start);
-        names.remember("c.invalid", &[], start);
+        names.remember("c.invalid", Ok(&["[fe80::1%3]:80".parse().unwrap()]), start);
+        names.remember("c.invalid", Err(Refusal::NameNotFound), start);
         let found = names.recall("c.invalid", 443, start).unwrap().unwrap();
         assert_eq!(found, ["[fe80::1%3]:443".parse().unwrap()]);
     }
@@ -132,7 +201,7 @@ mod tests {
     #[test]
     fn that_there_is_no_such_name_is_remembered_for_five_seconds() {
         let (names, start) = (Names::new(), Instant::now());
-        names.remember("b.invalid", &[], start);
+        names.remember("b.invalid", Err(Refusal::NameNotFound), start);
         let found = names.recall("b.invalid", 1, start + Duration::from_millis(4_999));
         assert_eq!(found, Some(Err(Refusal::NameNotFound)));
         assert!(names.recall("b.invalid", 1, start + Duration::from_secs(5)).is_none());
@@ -143,10 +212,69 @@ mod tests {
         let (names, start) = (Names::new(), Instant::now());
         for number in 0..3 * NAMES_MAX {
             let now = start + Duration::from_micros(number as u64);
-            names.remember(&format!("{number}.invalid"), &["192.0.2.1:80".parse().unwrap()], now);
+            names.remember(&format!("{number}.invalid"), Ok(&["192.0.2.1:80".parse().unwrap()]), now);
         }
         assert_eq!(names.known.borrow().len(), NAMES_MAX);
         assert!(names.recall(&format!("{}.invalid", 3 * NAMES_MAX - 1), 1, start).is_some());
         assert!(names.recall("0.invalid", 1, start).is_none());
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test)
+    }
+
+    /// A name server that never answers for names that begin with `dead`, and at once for others.
+    async fn lookup(host: String) -> Vec<SocketAddr> {
+        if host.starts_with("dead") {
+            std::future::pending::<()>().await;
+        }
+        vec!["192.0.2.1:0".parse().unwrap()]
+    }
+
+    #[test]
+    fn many_who_ask_for_a_dead_name_keep_no_other_name_waiting() {
+        run(async {
+            let names = Rc::new(Names::new());
+            for number in 0..1_000 {
+                let names = Rc::clone(&names);
+                // All of the one name, and a hundred others like it.
+                let host = format!("dead{}.invalid", number.max(900) - 900);
+                spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, lookup).await });
+            }
+            tokio::task::yield_now().await;
+            assert_eq!(names.count.get(), 100, "one look-up for each name");
+            let found = names.resolve_with(PeerId(0), "good.invalid", 80, lookup);
+            let found = timeout(Duration::from_secs(1), found).await.expect("nobody is waited for");
+            assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
+        });
+    }
+
+    #[test]
+    fn a_peer_with_a_thousand_dead_names_leaves_look_ups_to_the_others() {
+        run(async {
+            let names = Rc::new(Names::new());
+            for number in 0..1_000 {
+                let names = Rc::clone(&names);
+                let host = format!("dead{number}.invalid");
+                spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, lookup).await });
+            }
+            tokio::task::yield_now().await;
+            assert_eq!(names.count.get(), LOOKUPS_MAX / 2);
+            let found = names.resolve_with(PeerId(1), "good.invalid", 80, lookup);
+            assert!(timeout(Duration::from_secs(1), found).await.expect("nobody is waited for").is_ok());
+        });
+    }
+
+    #[test]
+    fn a_look_up_that_took_too_long_is_not_waited_for_again_at_once() {
+        run(async {
+            let names = Rc::new(Names { lookup_timeout: Duration::from_millis(10), ..Names::new() });
+            let first = names.resolve_with(PeerId(0), "dead.invalid", 80, lookup).await;
+            assert_eq!(first, Err(Refusal::TimedOut));
+            let again = names.recall("dead.invalid", 80, Instant::now());
+            assert_eq!(again, Some(Err(Refusal::TimedOut)));
+            assert_eq!(names.count.get(), 1, "its thread still runs");
+        });
     }
 }

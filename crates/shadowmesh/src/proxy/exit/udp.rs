@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
+use node::PeerId;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UdpSocket;
@@ -18,7 +19,7 @@ use super::names::Names;
 use crate::proxy::acl::{Acl, Verdict};
 use crate::proxy::frames::{Frame, FrameQueue, carry, receive};
 use crate::proxy::request::Refusal;
-use crate::proxy::shared::Shared;
+use crate::proxy::shared::{Account, Shared};
 use crate::proxy::stop::Stop;
 use crate::proxy::target::Target;
 
@@ -41,7 +42,8 @@ pub(super) enum Destination<'a> {
 
 /// Carries datagrams until the stream ends, nothing has come or gone for long, or `stop`.
 pub(super) async fn relay<S>(
-    shared: &Rc<Shared>,
+    account: &Rc<Account>,
+    peer: PeerId,
     names: &Rc<Names>,
     destination: &Destination<'_>,
     stream: &mut S,
@@ -51,7 +53,8 @@ pub(super) async fn relay<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let queue = FrameQueue::new(shared);
+    let shared = account.shared();
+    let queue = FrameQueue::new(account);
     let relay = Relay {
         shared,
         destination,
@@ -89,7 +92,7 @@ where
         () = stop.requested() => Ok(()),
         ended = to_targets => Ok(ended?),
         () = to_stream => Ok(()),
-        () = relay.look_up(asked, names) => Ok(()),
+        () = relay.look_up(asked, peer, names) => Ok(()),
         () = queue.unused(shared.settings.association_timeout) => Ok(()),
     }
 }
@@ -142,7 +145,7 @@ impl Relay<'_> {
     }
 
     /// Looks names up, a few at a time, and sends the datagrams that wait for them. Never ends.
-    async fn look_up(&self, mut asked: mpsc::Receiver<Pending>, names: &Rc<Names>) {
+    async fn look_up(&self, mut asked: mpsc::Receiver<Pending>, peer: PeerId, names: &Rc<Names>) {
         let mut under_way = JoinSet::new();
         loop {
             tokio::select! {
@@ -152,7 +155,7 @@ impl Relay<'_> {
                         continue;
                     }
                     let names = Rc::clone(names);
-                    under_way.spawn_local(async move { (look_up(&names, &name).await, name, data) });
+                    under_way.spawn_local(async move { (look_up(&names, peer, &name).await, name, data) });
                 }
                 Some(Ok((found, name, data))) = under_way.join_next(), if !under_way.is_empty() => {
                     self.found(found, name, &data);
@@ -181,9 +184,9 @@ impl Relay<'_> {
     }
 }
 
-async fn look_up(names: &Names, name: &[u8]) -> Result<Vec<SocketAddr>, Refusal> {
+async fn look_up(names: &Rc<Names>, peer: PeerId, name: &[u8]) -> Result<Vec<SocketAddr>, Refusal> {
     match Target::decode(name) {
-        Ok(Some((target, _))) => names.resolve(&target).await,
+        Ok(Some((target, _))) => names.resolve(peer, &target).await,
         _ => Err(Refusal::NameNotFound),
     }
 }
