@@ -390,6 +390,29 @@ fn what_is_not_toml_gets_a_place_and_a_hint() {
 }
 
 #[test]
+fn a_configuration_that_every_user_can_change_or_exchange_is_refused() {
+    let scratch = scratch_with_key();
+    let text = format!("{NODE}{TUN}");
+    assert_eq!(check(&scratch, &text), (Some(0), String::new()));
+    set_mode(&scratch.path.join("left.toml"), 0o646);
+    let refused = |scratch: &Scratch| {
+        let output = run(&scratch.path, &["check", "-c", "left.toml"]);
+        (output.status.code(), stderr(&output))
+    };
+    let message = "left.toml: every user can change `left.toml`\n help: chmod o-w left.toml\n";
+    assert_eq!(refused(&scratch), (Some(2), message.into()));
+    set_mode(&scratch.path.join("left.toml"), 0o644);
+
+    set_mode(&scratch.path, 0o777);
+    let directory = scratch.path.canonicalize().unwrap();
+    let directory = directory.display();
+    let message = format!("left.toml: every user can change `{directory}`\n help: chmod o-w {directory}\n");
+    assert_eq!(refused(&scratch), (Some(2), message));
+    set_mode(&scratch.path, 0o1777);
+    assert_eq!(refused(&scratch).0, Some(0), "in a sticky directory only owners exchange files");
+}
+
+#[test]
 fn a_key_file_that_others_can_read_is_refused_with_the_command_that_helps() {
     let scratch = scratch_with_key();
     set_mode(&scratch.path.join("node.key"), 0o644);

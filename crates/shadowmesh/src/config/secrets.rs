@@ -1,9 +1,10 @@
-//! Files that hold keys: read once, wiped from memory, and refused when other users could read them too.
+//! Files that hold keys, or say what a node that runs as root does: read once, wiped from memory, and refused when other users could
+//! change them, or read a key in them.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -17,11 +18,15 @@ pub(super) struct Text {
     pub(super) contents: Zeroizing<String>,
     /// Others than the owner can read it.
     pub(super) open_to_others: bool,
+    /// What every user can change: the file, or a directory in which they can put another in its place.
+    changeable: Option<PathBuf>,
 }
 
 /// Reads a text file. Errors are reported for `blame`, the file that named it, at `place`.
+///
+/// What everybody may change is refused: what is in it decides what runs, and where packets go.
 pub(super) fn read_text(path: &Path, blame: &Path, place: Option<Place>) -> Result<Text, ConfigError> {
-    read(path).map_err(|error| {
+    let text = read(path).map_err(|error| {
         let what = match error.kind() {
             io::ErrorKind::NotFound => "no such file".into(),
             io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
@@ -46,7 +51,15 @@ pub(super) fn read_text(path: &Path, blame: &Path, place: Option<Place>) -> Resu
             _ => return ConfigError::new(blame, message).at(place),
         };
         ConfigError::new(blame, message).at(place).help(help)
-    })
+    })?;
+    match &text.changeable {
+        None => Ok(text),
+        Some(changeable) => {
+            let message = format!("every user can change `{}`", changeable.display());
+            let help = format!("chmod o-w {}", changeable.display());
+            Err(ConfigError::new(blame, message).at(place).help(help))
+        }
+    }
 }
 
 /// How to keep a file with a key from others.
@@ -64,5 +77,20 @@ fn read(path: &Path) -> io::Result<Text> {
     if file.take(FILE_LEN_MAX + 1).read_to_string(&mut contents)? as u64 > FILE_LEN_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    Ok(Text { contents, open_to_others: named && metadata.mode() & 0o077 != 0 })
+    let changeable = if named { changeable(path, metadata.mode()) } else { None };
+    Ok(Text { contents, open_to_others: named && metadata.mode() & 0o077 != 0, changeable })
+}
+
+/// What every user can change of a file and the directories above it. In a sticky one, as `/tmp`, only owners exchange files.
+fn changeable(path: &Path, mode: u32) -> Option<PathBuf> {
+    const WRITABLE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    if mode & WRITABLE != 0 {
+        return Some(path.to_owned());
+    }
+    let whole = path.canonicalize().ok()?;
+    let open = |directory: &&Path| {
+        directory.metadata().is_ok_and(|metadata| metadata.mode() & (WRITABLE | STICKY) == WRITABLE)
+    };
+    whole.ancestors().skip(1).find(open).map(Path::to_owned)
 }
