@@ -51,6 +51,7 @@ pub mod netlink;
 pub mod netns;
 pub mod offloads;
 pub mod poll;
+pub mod resolve;
 pub mod signal;
 mod sys;
 pub mod tcp;

@@ -91,7 +91,7 @@ fn the_example_is_valid_as_it_is_and_with_every_setting_uncommented() {
 
     let is_setting = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let settings = example.lines().filter(|line| line.strip_prefix('#').is_some_and(is_setting));
-    assert_eq!(settings.count(), 40, "a setting that was added must be uncommented by this test too");
+    assert_eq!(settings.count(), 41, "a setting that was added must be uncommented by this test too");
     let uncommented: Vec<_> = example
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -540,7 +540,7 @@ listen = \"127.0.0.1:8000-8099\"";
 
 #[test]
 fn a_peer_may_have_an_exit_of_its_own_or_none() {
-    let scratch = Scratch::new();
+    let scratch = scratch_with_key();
     let lines = |exit: &str| format!("allowed_ips = []\nexit = {exit}");
     let checked = |exit: &str, more: &str| {
         scratch.write("left.toml", &format!("{NODE}{TUN}{}{more}", peer("right", RIGHT_KEY, &lines(exit))));

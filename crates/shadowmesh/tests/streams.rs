@@ -208,7 +208,7 @@ fn a_transfer_that_breaks_off_is_no_end() {
     client.write_all(b"more").unwrap();
     let ended = client.read(&mut half);
     let kind = ended.as_ref().map_err(std::io::Error::kind);
-    assert_eq!(kind, Err(std::io::ErrorKind::ConnectionReset), "a part is not the whole");
+    assert_eq!(kind, Err(ErrorKind::ConnectionReset), "a part is not the whole");
 }
 
 fn a_node_without_an_interface_carries_streams() {

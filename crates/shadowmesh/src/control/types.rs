@@ -76,7 +76,7 @@ pub(crate) struct FoundPeer {
 /// Streams, and the proxies on them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StreamsStatus {
-    /// Bytes that all sessions of streams hold.
+    /// Bytes that all sessions of streams hold, and the proxies on them.
     pub(crate) memory_bytes: u64,
     /// Connections taken by listeners.
     pub(crate) clients: u64,

@@ -18,7 +18,7 @@ use super::handle::Input;
 use crate::config::{Config, ConfigError, Peer, Proxies, Streams};
 use crate::control::types::StreamsStatus;
 use crate::failure::Failure;
-use crate::proxy::{Stop, StopHandle};
+use crate::proxy::{Settings, Stop, StopHandle};
 use crate::streams::{CannotListen, Inbox, Setup, StreamQueries, StreamsThread};
 
 /// What a stream may send before it is told more. So much is held for each client that reads nothing at all.
@@ -113,6 +113,8 @@ impl Plan {
             smux: SmuxConfig {
                 // Both ends are ours, and share their memory among all streams.
                 when_full: WhenFull::CutOff,
+                // More could not be served, and each would cost memory before it is refused.
+                streams_max: Settings::within(self.streams.memory_max).streams_max,
                 stream_first_window: FIRST_WINDOW,
                 stream_receive_bytes_max: STREAM_WINDOW_MAX,
                 ..SmuxConfig::default()

@@ -158,3 +158,31 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         _ => bound,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn a_unix_socket_carries_a_connection_takes_the_place_of_a_dead_one_and_goes_with_its_listener() {
+        let path = std::env::temp_dir().join(format!("sm-kcptun-{}.sock", std::process::id()));
+        let address = Address::Path(path.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            // As a listener leaves it that was killed.
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let listener = Listener::bind("--localaddr", &address).unwrap();
+            assert!(Listener::bind("--localaddr", &address).is_err(), "it is in use");
+            let mut ours = Connection::to(&address).await.unwrap();
+            let (mut theirs, _) = listener.accept().await.unwrap();
+            ours.write_all(b"hello").await.unwrap();
+            let mut got = [0; 5];
+            theirs.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"hello");
+            drop(listener);
+        });
+        assert!(!path.exists());
+    }
+}

@@ -533,3 +533,63 @@ pub(crate) fn with_two_dashes(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    #[command(version, disable_version_flag = true)]
+    struct Client {
+        #[command(flatten)]
+        args: ClientArgs,
+    }
+
+    fn client(line: &str) -> Result<ClientArgs, clap::Error> {
+        let line = line.split_whitespace().map(std::ffi::OsString::from);
+        Client::try_parse_from(with_two_dashes(["client".into()].into_iter().chain(line))).map(|it| it.args)
+    }
+
+    #[test]
+    fn flags_are_read_as_go_reads_them() {
+        let args = client("-nocomp=true --quiet=F --acknodelay -scavengettl -1 -l :12948").unwrap();
+        assert!(args.common.nocomp && args.common.acknodelay && !args.common.quiet);
+        assert_eq!(args.scavengettl, -1);
+        assert!(client("--nocomp=perhaps").is_err());
+        for line in ["--version", "-version", "-v"] {
+            assert_eq!(client(line).unwrap_err().kind(), clap::error::ErrorKind::DisplayVersion, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_would_change_the_bytes_is_refused_and_what_does_nothing_is_named() {
+        assert!(client("-QPP -QPPCount 61").unwrap().resolve().is_err());
+        let path = std::env::temp_dir().join(format!("sm-kcptun-options-{}.json", std::process::id()));
+        let resolved = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let resolved = client(&format!("-c {}", path.display())).unwrap().resolve();
+            fs::remove_file(&path).unwrap();
+            resolved
+        };
+        assert!(resolved(r#"{"qpp": true, "qpp-count": 61}"#).is_err());
+        let (args, settings) = resolved(
+            r#"{"LocalAddr": ":7", "scavengettl": -1, "qpp": false, "qpp-count": 61, "ratelimit": 0, "closewait": 0}"#,
+        )
+        .unwrap();
+        assert_eq!((args.localaddr.as_str(), args.scavengettl), (":7", -1));
+        assert_eq!(settings.without_effect, [""; 0]);
+        let (_, settings) = resolved(r#"{"ratelimit": 1048576, "wormhole": 1}"#).unwrap();
+        assert_eq!(settings.without_effect, ["--ratelimit", "\"wormhole\" of the JSON file"]);
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_a_path_where_it_looks_like_one() {
+        let parsed = |text| Address::parse("--target", text);
+        assert_eq!(parsed("127.0.0.1:80").unwrap(), Address::Host("127.0.0.1:80".into()));
+        assert_eq!(parsed("/run/x").unwrap(), Address::Path("/run/x".into()));
+        assert_eq!(parsed("x.sock").unwrap(), Address::Path("x.sock".into()));
+        assert!(parsed("vps").is_err(), "a host whose port was forgotten");
+    }
+}

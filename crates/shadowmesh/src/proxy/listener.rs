@@ -198,3 +198,35 @@ pub(super) async fn until_closed<S: tokio::io::AsyncRead + Unpin>(stream: &mut S
     let mut discarded = [0; 64];
     while !matches!(stream.read(&mut discarded).await, Ok(0) | Err(_)) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_every_ipv4_address_where_there_is_no_ipv6() {
+        // What a kernel says that has no IPv6, and one in which it is disabled.
+        for error in [97, 99] {
+            let open = |address: SocketAddr| match address {
+                SocketAddr::V4(_) => Ok(address),
+                SocketAddr::V6(_) => Err(io::Error::from_raw_os_error(error)),
+            };
+            let any = either_family("[::]:80".parse().unwrap(), open).unwrap();
+            assert_eq!(any, "0.0.0.0:80".parse().unwrap());
+            assert!(
+                either_family("[::1]:80".parse().unwrap(), open).is_err(),
+                "that very address was asked for"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_may_have_a_name_for_this_host_or_for_all_addresses() {
+        let of = |text| listen_address(text).map(|address| address.to_string());
+        assert_eq!(of("localhost:80").as_deref(), Some("127.0.0.1:80"));
+        assert_eq!(of("*:80").as_deref(), Some("[::]:80"));
+        assert_eq!(of(":80").as_deref(), Some("[::]:80"));
+        assert_eq!(of("[::1]:80").as_deref(), Some("[::1]:80"));
+        assert_eq!([of("80"), of("a.example:80"), of("localhost:http")], [None, None, None]);
+    }
+}

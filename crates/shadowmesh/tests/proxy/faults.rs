@@ -120,11 +120,12 @@ fn one_peer_with_all_streams_it_can_get_leaves_the_exit_to_the_others() {
     run(async {
         let settings = Settings { streams_max: 20, ..Settings::default() };
         let exit = Node::start(settings, loopback_allowed(), None).await;
-        let mut greedy = Vec::new();
+        let (mut greedy, mut streams) = (Vec::new(), Vec::new());
         for _ in 0..20 {
             let mut stream = exit.connect_as(PeerId(1)).await;
             stream.write_all(&[1, 2]).await.unwrap();
             greedy.push(soon(stream.read_u8()).await.unwrap());
+            streams.push(stream);
         }
         assert!(greedy.contains(&7) && greedy.contains(&0), "too many for one: {greedy:?}");
         let mut other = exit.connect_as(PeerId(2)).await;

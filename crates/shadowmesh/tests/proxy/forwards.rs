@@ -171,7 +171,8 @@ fn a_listener_ends_with_the_side_that_asked_and_is_there_again_when_it_asks_agai
 
         remote.near.handle.stop();
         soon(remote.asking).await.unwrap();
-        assert_eq!(soon(live.read(&mut back)).await.unwrap(), 0, "what was live has ended");
+        let ended = soon(live.read(&mut back)).await.map_err(|error| error.kind());
+        assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset), "what was live is cut off");
         eventually("the port is closed", || std::net::TcpStream::connect(address).is_err()).await;
     });
 }

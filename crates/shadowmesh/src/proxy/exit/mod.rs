@@ -125,7 +125,9 @@ impl Exit {
             Err(Failure::Refused(refusal)) => {
                 debug!("refused peer {}: {refusal}", peer.0);
                 // The peer may be gone by now.
-                if stream.write_all(&[refusal.code()]).await.is_ok() {
+                let code = [refusal.code()];
+                let told = timeout(self.shared.settings.request_timeout, stream.write_all(&code));
+                if matches!(told.await, Ok(Ok(()))) {
                     let _ = stream.shutdown().await;
                 }
             }

@@ -11,17 +11,19 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use node::PeerId;
-use tokio::net::lookup_host;
+use os::resolve::{Family, resolve};
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::task::{JoinSet, spawn_blocking, spawn_local};
+use tokio::time::{sleep, timeout};
 
 use crate::proxy::request::Refusal;
 use crate::proxy::shared::SlotsBy;
 use crate::proxy::target::Target;
 
-/// Names looked up at a time: each is a thread, of which the runtime has 512.
-const LOOKUPS_MAX: usize = 256;
+/// Names looked up at a time: each is two threads, of which the runtime has 512.
+const LOOKUPS_MAX: usize = 250;
+/// How long the addresses of one family wait for those of the other one (RFC 8305 §3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// How long a name server may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long addresses are remembered. The resolver does not tell their TTL; a minute is less than most have.
@@ -76,9 +78,9 @@ impl Names {
             Target::Address(address) => return Ok(vec![*address]),
             Target::Name { host, port } => (&**host, *port),
         };
-        let lookup = async |host: String| {
-            let found = lookup_host((host, 0)).await.map(Iterator::collect::<Vec<_>>);
-            found.unwrap_or_default()
+        let lookup = async |host: String, family: Family| {
+            let found = spawn_blocking(move || resolve(&host, family)).await;
+            found.map_or_else(|_| Vec::new(), Result::unwrap_or_default)
         };
         self.resolve_with(peer, host, port, lookup).await
     }
@@ -91,14 +93,16 @@ impl Names {
         lookup: L,
     ) -> Result<Vec<SocketAddr>, Refusal>
     where
-        L: AsyncFn(String) -> Vec<SocketAddr> + Clone + 'static,
+        L: AsyncFn(String, Family) -> Vec<SocketAddr> + Clone + 'static,
     {
         let found = async {
             loop {
                 if let Some(known) = self.recall(host, port, Instant::now()) {
                     return known;
                 }
+                // One that has told its result already, and is only not over yet, is none to wait for.
                 let waiting = self.under_way.borrow().get(host).cloned();
+                let waiting = waiting.filter(|waiting| waiting.has_changed().is_ok());
                 let ended = self.ended.notified();
                 match waiting.or_else(|| self.begin(peer, host, lookup.clone())) {
                     Some(mut waiting) => while waiting.changed().await.is_ok() {},
@@ -118,7 +122,7 @@ impl Names {
     /// Begins to look a name up, unless the peer, or all together, have too many look-ups under way.
     fn begin<L>(self: &Rc<Self>, peer: PeerId, host: &str, lookup: L) -> Option<watch::Receiver<()>>
     where
-        L: AsyncFn(String) -> Vec<SocketAddr> + 'static,
+        L: AsyncFn(String, Family) -> Vec<SocketAddr> + Clone + 'static,
     {
         let free = LOOKUPS_MAX.saturating_sub(self.count.get());
         let slot = self.by_peer.take(peer, free)?;
@@ -127,15 +131,43 @@ impl Names {
         self.count.set(self.count.get() + 1);
         let (names, host) = (Rc::clone(self), String::from(host));
         spawn_local(async move {
-            let addresses = lookup(host.clone()).await;
-            let found = if addresses.is_empty() { Err(Refusal::NameNotFound) } else { Ok(&*addresses) };
-            names.remember(&host, found, Instant::now());
+            names.look_up(&host, lookup, done).await;
             names.under_way.borrow_mut().remove(&*host);
             names.count.set(names.count.get() - 1);
-            drop((slot, done));
+            drop(slot);
             names.ended.notify_waiters();
         });
         Some(waiting)
+    }
+
+    /// Asks for both families, each by itself. Those who wait are told, by dropping `done`, when both have answered or one has
+    /// brought addresses and the other one has had a moment more (RFC 8305 §3). Ends when both have answered.
+    async fn look_up<L>(&self, host: &str, lookup: L, done: watch::Sender<()>)
+    where
+        L: AsyncFn(String, Family) -> Vec<SocketAddr> + Clone + 'static,
+    {
+        let mut asked = JoinSet::new();
+        for family in [Family::V6, Family::V4] {
+            let (lookup, host) = (lookup.clone(), String::from(host));
+            asked.spawn_local(async move { lookup(host, family).await });
+        }
+        let mut addresses = Vec::new();
+        let mut done = Some(done);
+        while !asked.is_empty() {
+            tokio::select! {
+                Some(found) = asked.join_next() => {
+                    // IPv6 first, where it came in time (RFC 8305 §4).
+                    addresses.extend(found.unwrap_or_default());
+                    addresses.sort_by_key(|address: &SocketAddr| address.is_ipv4());
+                }
+                () = sleep(RESOLUTION_DELAY), if done.is_some() && !addresses.is_empty() => {
+                    self.remember(host, Ok(&addresses), Instant::now());
+                    done = None;
+                }
+            }
+        }
+        let found = if addresses.is_empty() { Err(Refusal::NameNotFound) } else { Ok(&*addresses) };
+        self.remember(host, found, Instant::now());
     }
 
     fn recall(&self, host: &str, port: u16, now: Instant) -> Option<Result<Vec<SocketAddr>, Refusal>> {
@@ -224,12 +256,22 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, test)
     }
 
+    /// Lets all tasks that there are have their turn.
+    async fn all_have_asked() {
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A name server that never answers for names that begin with `dead`, and at once for others.
-    async fn lookup(host: String) -> Vec<SocketAddr> {
-        if host.starts_with("dead") {
+    async fn lookup(host: String, family: Family) -> Vec<SocketAddr> {
+        if host.starts_with("dead") || (host.starts_with("slow6") && family == Family::V6) {
             std::future::pending::<()>().await;
         }
-        vec!["192.0.2.1:0".parse().unwrap()]
+        match family {
+            Family::V4 => vec!["192.0.2.1:0".parse().unwrap()],
+            Family::V6 => Vec::new(),
+        }
     }
 
     #[test]
@@ -242,10 +284,20 @@ mod tests {
                 let host = format!("dead{}.invalid", number.max(900) - 900);
                 spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, lookup).await });
             }
-            tokio::task::yield_now().await;
+            all_have_asked().await;
             assert_eq!(names.count.get(), 100, "one look-up for each name");
             let found = names.resolve_with(PeerId(0), "good.invalid", 80, lookup);
             let found = timeout(Duration::from_secs(1), found).await.expect("nobody is waited for");
+            assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
+        });
+    }
+
+    #[test]
+    fn an_answer_for_ipv6_that_never_comes_does_not_hide_the_ipv4_address() {
+        run(async {
+            let names = Rc::new(Names::new());
+            let found = names.resolve_with(PeerId(0), "slow6.invalid", 80, lookup);
+            let found = timeout(Duration::from_secs(1), found).await.expect("nobody waits for IPv6");
             assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
         });
     }
@@ -259,7 +311,7 @@ mod tests {
                 let host = format!("dead{number}.invalid");
                 spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, lookup).await });
             }
-            tokio::task::yield_now().await;
+            all_have_asked().await;
             assert_eq!(names.count.get(), LOOKUPS_MAX / 2);
             let found = names.resolve_with(PeerId(1), "good.invalid", 80, lookup);
             assert!(timeout(Duration::from_secs(1), found).await.expect("nobody is waited for").is_ok());
