@@ -700,7 +700,9 @@ fn a_service_is_resolved_with_both_families_though_its_device_tells_one_later() 
                 continue;
             }
             if asks(&name, RecordType::SRV) {
-                first.iter().for_each(|packet| drop(socket.send_to(packet, "224.0.0.251:5353")));
+                for packet in &first {
+                    let _ = socket.send_to(packet, "224.0.0.251:5353");
+                }
             }
             if asks(&host, RecordType::AAAA) {
                 // The address of the other family is in a question of its own, a moment later.
