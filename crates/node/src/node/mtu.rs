@@ -63,7 +63,7 @@ impl Node {
     /// [`Action::AskPathMtu`]. An answer about a place where the peer is no longer is ignored.
     pub fn set_path_mtu(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint, mtu: u16) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        if p.endpoint == Some(endpoint) && p.path_mtu.set_ceiling(mtu, now) {
+        if p.endpoint == Some(endpoint) && p.path_mtu.set_hint(mtu, now) {
             self.fit(peer);
         }
         self.settle(now);
