@@ -8,6 +8,9 @@ const SIZES: [u16; 14] =
     [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, 1280, 1240, 1006, SMALLEST];
 /// What every path is believed to pass (RFC 8899 §5.1.2, `BASE_PLPMTU`): over IPv4, which the search does not tell from IPv6.
 const SMALLEST: u16 = 576;
+/// The operating system is not believed below this without a probe: less than whatever carries IPv6 has (RFC 8200 §5) is
+/// rare, and a forger would ask for it.
+const BELIEVED_MIN: u16 = 1280;
 /// Between two rounds of probes.
 const RETRY: Duration = Duration::from_millis(500);
 /// The wanted size is tried alone first; then, so many times, all sizes are tried at once.
@@ -68,9 +71,11 @@ impl PathMtu {
     }
 
     /// The largest outer packet to send: what is known to pass, or as long as nothing is known, what is wanted and the operating
-    /// system believes in.
+    /// system believes in, but no less than [`BELIEVED_MIN`]: a peer that answers no probes has nothing else to refute a forged
+    /// message with.
     pub fn limit(&self) -> u16 {
-        self.confirmed.or(self.held).unwrap_or_else(|| self.hint.map_or(self.wanted, |hint| hint.min(self.wanted)))
+        let believed = self.hint.map_or(u16::MAX, |hint| hint.max(BELIEVED_MIN));
+        self.confirmed.or(self.held).unwrap_or(self.wanted.min(believed))
     }
 
     /// The size of the next outer packet to probe with now, if one is due.
@@ -312,6 +317,14 @@ mod tests {
         assert!(!path.set_hint(9000, now), "growing must be proved");
         search(&mut path, 1500, &mut now, RETRY);
         assert_eq!(path.limit(), 1500);
+    }
+
+    #[test]
+    fn without_probes_a_forged_word_leaves_1280_bytes() {
+        let now = Instant::now();
+        let mut path = PathMtu::new(1500, now);
+        path.set_hint(576, now);
+        assert_eq!(path.limit(), BELIEVED_MIN);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use handshake::{MessageKind, classify};
 use packet::{Buf, Endpoint};
 
 use crate::config::PeerId;
@@ -68,6 +69,13 @@ pub struct Datagram {
     pub source: Option<IpAddr>,
     /// The bytes.
     pub contents: Vec<u8>,
+}
+
+impl Datagram {
+    /// Whether it is a handshake message. Nothing is known of the path that it goes by: let routers fragment it where they can.
+    pub fn is_handshake(&self) -> bool {
+        !matches!(classify(&self.contents), Some(MessageKind::Data(_)))
+    }
 }
 
 /// What the node wants the program to do.

@@ -129,3 +129,20 @@ pub(crate) fn a_path_of_1280_bytes_that_says_nothing_carries_everything() {
     }
     carries_everything(&path);
 }
+
+/// The handshake crosses in IP fragments, and data in parts: routers fragment what may be (RFC 791 §3.2).
+pub(crate) fn ipv4_paths_of_576_and_1252_bytes_connect_and_carry_everything() {
+    for mtu in [576, 1_252] {
+        let path = Path::new();
+        path.set_middle(mtu);
+        let scratch = Scratch::new();
+        let right = Node::start(&Spec::of_pair(2, None), &path.right, &scratch);
+        let left = Node::start(&Spec::of_pair(1, Some("198.51.100.2:9443")), &path.left, &scratch);
+        for node in [&left, &right] {
+            wait_for("a session", SOON, || node.status().connected().then_some(()));
+            wait_for("the path's size", 4 * SOON, || (packet_max(node) + 28 + 33 <= mtu).then_some(()));
+        }
+        lab::transfer(&path.left.netns, &path.right.netns, "10.77.0.2", 1_000_000);
+        assert_eq!(lab::ping_with(&path.left, "fd77::2", 20, 1_280 - 48), 20, "IPv6 in parts");
+    }
+}
