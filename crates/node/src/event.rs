@@ -82,7 +82,7 @@ impl Datagram {
 #[derive(Debug)]
 pub enum Action {
     /// The peer is silent: look its endpoint's host name up again, if it has one, and call
-    /// [`Node::set_endpoint`](crate::Node::set_endpoint).
+    /// [`Node::set_endpoints`](crate::Node::set_endpoints).
     Resolve(PeerId),
     /// Tell by [`Node::set_path_mtu`](crate::Node::set_path_mtu) how large an IP packet the operating system sends there.
     AskPathMtu {

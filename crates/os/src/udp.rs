@@ -118,8 +118,8 @@ fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>
     // join the group in silence and take a share of the datagrams. Only then is the port opened for the others.
     let first = open(config, listen)?;
     sys::bind(first.as_fd(), &RawAddress::new(listen))?;
-    let address = sys::local_address(first.as_fd())?;
-    let bound = SocketAddr::new(listen.ip(), address.port());
+    let mut bound = listen;
+    bound.set_port(sys::local_address(first.as_fd())?.port());
     if workers > 1 {
         set_option(first.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }

@@ -492,7 +492,7 @@ impl Running {
             self.links[0].now = now;
             let via = Via { carrier: to.carrier, source: datagram.source };
             if self.links[0].send_via(via, &transmit).is_err() {
-                self.node.handle_send_failed(&datagram);
+                self.node.handle_send_failed(at, &datagram);
             }
         }
         output.sent.extend(self.links[0].take_sent());

@@ -20,17 +20,17 @@ const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 const INTEREST: Duration = Duration::from_mins(1);
 
 impl Node {
-    /// Sets a peer's address, as after a look-up of its host name.
-    pub fn set_endpoint(&mut self, now: Instant, peer: PeerId, address: SocketAddr) {
+    /// Sets the addresses that a peer may have, as after a look-up of its host name, the one to try first at the front. Each is
+    /// tried, the others when one is silent (RFC 8305).
+    pub fn set_endpoints(&mut self, now: Instant, peer: PeerId, addresses: &[SocketAddr]) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         let begin = p.endpoint.is_none() && p.current.is_none();
-        let gone = p.places.configure(address);
+        let gone = p.places.configure(addresses);
         // The same carrier as before, and not by the way what was found on the local network.
         let carrier = p.endpoint.map(|endpoint| endpoint.carrier);
-        let places = p.places.all();
-        let alike = places.iter().rev().find(|place| Some(place.carrier) == carrier);
-        let stays = p.endpoint.is_some_and(|endpoint| places.contains(&endpoint));
-        if let Some(&place) = alike.or(places.first()).filter(|_| !stays) {
+        let alike = p.places.configured().iter().find(|place| Some(place.carrier) == carrier);
+        let stays = p.endpoint.is_some_and(|endpoint| p.places.all().contains(&endpoint));
+        if let Some(&place) = alike.or(p.places.all().first()).filter(|_| !stays) {
             p.endpoint = Some(place);
             p.local = None;
             self.search_path_mtu(now, peer);

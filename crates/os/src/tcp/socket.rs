@@ -44,8 +44,9 @@ fn listen_exactly(address: SocketAddr, config: &TcpConfig) -> io::Result<(TcpLis
     sys::bind(fd, &RawAddress::new(address))?;
     // SAFETY: no pointers.
     check(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
-    let bound = sys::local_address(fd)?;
-    Ok((socket.into(), SocketAddr::new(address.ip(), bound.port())))
+    let mut bound = address;
+    bound.set_port(sys::local_address(fd)?.port());
+    Ok((socket.into(), bound))
 }
 
 /// A socket with its buffers, which have to be known before the handshake: they decide the window scale.
@@ -66,9 +67,10 @@ fn open(address: SocketAddr, config: &TcpConfig) -> io::Result<OwnedFd> {
 pub(super) fn connect(to: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
     let socket = open(to, config)?;
     tune(socket.as_fd())?;
-    let own = config.listen.map(|listen| listen.ip());
-    if let Some(own) = own.filter(|own| !own.is_unspecified() && own.is_ipv4() == to.is_ipv4()) {
-        sys::bind(socket.as_fd(), &RawAddress::new(SocketAddr::new(own, 0)))?;
+    let own = config.listen.filter(|own| !own.ip().is_unspecified() && own.is_ipv4() == to.is_ipv4());
+    if let Some(mut own) = own {
+        own.set_port(0);
+        sys::bind(socket.as_fd(), &RawAddress::new(own))?;
     }
     let address = RawAddress::new(to);
     // SAFETY: `address` is valid for `address.len()` bytes during the call.

@@ -127,7 +127,7 @@ impl NodeThread {
         };
         let Err(error) = sent else { return };
         debug!("cannot send {} bytes to {to}: {error}", contents.len());
-        self.node.handle_send_failed(datagram);
+        self.node.handle_send_failed(Instant::now(), datagram);
         // A probe that is larger than the interface allows has found out what it was for.
         if handshake || error.kind() != io::ErrorKind::InvalidInput {
             if let Some(text) = self.send_errors.tell(Instant::now(), *to, &error) {
@@ -205,10 +205,10 @@ impl NodeThread {
         }
     }
 
-    fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<SocketAddr, String>) {
+    fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<Vec<SocketAddr>, String>) {
         self.resolver.resolved(now, peer, found);
-        if let Ok(endpoint) = found {
-            self.node.set_endpoint(now, peer, *endpoint);
+        if let Ok(addresses) = found {
+            self.node.set_endpoints(now, peer, addresses);
         }
     }
 
