@@ -74,8 +74,8 @@ struct Inner {
     /// Bytes that all sessions hold.
     memory: usize,
     memory_max: usize,
-    /// Writers that wait because this is too much, and to whom they write.
-    starved: Vec<(PeerId, Waker)>,
+    /// Writers that wait because this is too much: one a stream, which is known by its peer, its session and its number.
+    starved: HashMap<(PeerId, u32, StreamId), Waker>,
     accepted: mpsc::UnboundedSender<(PeerId, StreamId, u32)>,
 }
 
@@ -147,7 +147,7 @@ impl Hub {
             look_again: None,
             memory: 0,
             memory_max,
-            starved: Vec::new(),
+            starved: HashMap::new(),
             accepted,
         };
         (Rc::new(Self { inner: RefCell::new(inner), work: Notify::new() }), Accepted(receiver))
@@ -261,7 +261,7 @@ impl Hub {
         let mut inner = self.inner.borrow_mut();
         if inner.over_budget(stream.peer) {
             inner.streams(stream)?;
-            inner.starved.push((stream.peer, cx.waker().clone()));
+            inner.starved.insert((stream.peer, stream.session, stream.id), cx.waker().clone());
             return Poll::Pending;
         }
         let result = match inner.streams(stream)?.write(stream.id, bytes) {
@@ -290,6 +290,7 @@ impl Hub {
     /// Lets go of a stream: in order if its sending direction was ended before, cut off otherwise.
     pub(super) fn release(&self, stream: &PeerStream, in_order: bool) {
         let mut inner = self.inner.borrow_mut();
+        inner.starved.remove(&(stream.peer, stream.session, stream.id));
         if let Ok(streams) = inner.streams(stream) {
             if in_order {
                 streams.close(stream.id, Instant::now());
@@ -585,9 +586,9 @@ impl Inner {
 
     /// Wakes writers that need not wait any more.
     fn feed_starved(&mut self) {
-        for (id, writer) in std::mem::take(&mut self.starved) {
-            if self.over_budget(id) {
-                self.starved.push((id, writer));
+        for (key, writer) in std::mem::take(&mut self.starved) {
+            if self.over_budget(key.0) {
+                self.starved.insert(key, writer);
             } else {
                 writer.wake();
             }
