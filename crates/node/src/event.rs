@@ -99,6 +99,12 @@ pub enum Action {
         /// Where to.
         endpoint: Endpoint,
     },
+    /// The endpoint, of a carrier with connections or flows, does not answer: what it has may be dead, or not pass packets of the size
+    /// that it chose. Open another one if that may be so. It is said again while there is no answer.
+    Redial {
+        /// Where to.
+        endpoint: Endpoint,
+    },
     /// The endpoint is not one of the peer's any more.
     HangUp(Endpoint),
     /// A ping was answered, or was given up.

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     let with_firewall = lab::tests![
         pressure::a_send_that_a_firewall_forbids_is_counted_and_later_sends_work,
         narrow::a_path_of_1280_bytes_that_says_nothing_carries_everything,
+        narrow::connections_cross_paths_that_swallow_large_segments,
     ];
     let with_shaper = lab::tests![
         pressure::a_slow_underlay_pushes_back,

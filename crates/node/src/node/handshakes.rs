@@ -98,6 +98,9 @@ impl Node {
             self.notice(Notice::HandshakeFailed { peer });
             return;
         }
+        let to = attempt.to;
+        self.redial(peer, to);
+        let p = &mut self.peers[peer.0 as usize];
         // Perhaps the path is too narrow for a whole initiation, perhaps it merely lost one: take turns, each place for
         // itself.
         if (tries as usize).is_multiple_of(p.places.all().len().max(1)) {

@@ -104,6 +104,10 @@ impl Node {
         let rtt = p.path.rtt.unwrap_or(RTT_UNKNOWN);
         let asked = p.path.unanswered(endpoint);
         let overdue = asked.is_some_and(|asked| now >= asked + (rtt * 4).clamp(OVERDUE.0, OVERDUE.1));
+        if overdue {
+            self.redial(peer, endpoint);
+        }
+        let p = &mut self.peers[peer.0 as usize];
         let last_data = [&p.state.last_data_sent, &p.state.last_data_received].map(|at| at.get(self.start));
         let in_use = last_data.into_iter().flatten().any(|at| now < at + INTEREST);
         match p.places.poll(now, endpoint, overdue, rtt, in_use) {
@@ -146,6 +150,14 @@ impl Node {
         let ours = |p: &Peer| p.places.all().contains(&endpoint);
         if endpoint.carrier != Carrier::Udp && self.peers.get(peer.0 as usize).is_some_and(ours) {
             self.actions.push_back(Action::Dial { peer, endpoint });
+        }
+    }
+
+    /// Has the connection to a place looked at that does not answer.
+    pub(super) fn redial(&mut self, peer: PeerId, endpoint: Endpoint) {
+        let ours = |p: &Peer| p.places.all().contains(&endpoint);
+        if endpoint.carrier != Carrier::Udp && self.peers.get(peer.0 as usize).is_some_and(ours) {
+            self.actions.push_back(Action::Redial { endpoint });
         }
     }
 

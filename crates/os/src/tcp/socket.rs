@@ -64,9 +64,18 @@ fn open(address: SocketAddr, config: &TcpConfig) -> io::Result<OwnedFd> {
 }
 
 /// Begins to connect, from the address that is listened on if it is of the same family.
-pub(super) fn connect(to: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
+///
+/// With segments of `segment_size` bytes at most both ways, TCP's options included: the far end is told so.
+pub(super) fn connect(
+    to: SocketAddr,
+    segment_size: Option<i32>,
+    config: &TcpConfig,
+) -> io::Result<TcpStream> {
     let socket = open(to, config)?;
     tune(socket.as_fd())?;
+    if let Some(size) = segment_size {
+        set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_MAXSEG, size)?;
+    }
     let own = config.listen.filter(|own| !own.ip().is_unspecified() && own.is_ipv4() == to.is_ipv4());
     if let Some(mut own) = own {
         own.set_port(0);
@@ -89,6 +98,13 @@ pub(super) fn tune(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
+/// How often in a row the kernel has sent the same bytes again without an answer (`tcpi_retransmits` of `TCP_INFO`).
+pub(super) fn resent(socket: &TcpStream) -> io::Result<u8> {
+    // linux/tcp.h: tcpi_state, tcpi_ca_state, tcpi_retransmits, tcpi_probes; the kernel cuts the rest off.
+    let bytes = sys::option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?.to_ne_bytes();
+    Ok(bytes[2])
 }
 
 /// Makes the kernel forget everything about the connection when the socket is closed (`SO_LINGER` of no time).

@@ -233,6 +233,13 @@ impl Dialler {
         }
     }
 
+    /// A place does not answer: opens another connection to it, if the one that there is has stopped to pass anything.
+    pub(super) fn redial(&self, carrier: Carrier, to: SocketAddr) {
+        if let (Carrier::Tcp, Some(tcp)) = (carrier, &self.tcp) {
+            tcp.redial(to);
+        }
+    }
+
     /// A peer has proved to be there: it is no stranger any more.
     pub(super) fn vouch_for(&self, carrier: Carrier, place: SocketAddr) {
         if let (Carrier::Tcp, Some(tcp)) = (carrier, &self.tcp) {

@@ -152,6 +152,9 @@ impl NodeThread {
                 // The first worker keeps the timers of what was dialled.
                 self.wakers[0].wake();
             }
+            Action::Redial { endpoint: Endpoint { carrier, address } } => {
+                self.dialler.redial(carrier, address)
+            }
             Action::HangUp(Endpoint { carrier, address }) => self.dialler.hang_up(carrier, address),
             Action::Pong(Pong { id, peer, rtt }) => {
                 if let Some(reply) = self.pings.remove(&id) {
