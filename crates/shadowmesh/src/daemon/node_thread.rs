@@ -129,10 +129,9 @@ impl NodeThread {
         debug!("cannot send {} bytes to {to}: {error}", contents.len());
         self.node.handle_send_failed(Instant::now(), datagram);
         // A probe that is larger than the interface allows has found out what it was for.
-        if handshake || error.kind() != io::ErrorKind::InvalidInput {
-            if let Some(text) = self.send_errors.tell(Instant::now(), *to, &error) {
-                warn!("{text}");
-            }
+        let tells = handshake || error.kind() != io::ErrorKind::InvalidInput;
+        if tells && let Some(text) = self.send_errors.tell(Instant::now(), *to, &error) {
+            warn!("{text}");
         }
     }
 
@@ -153,7 +152,7 @@ impl NodeThread {
                 self.wakers[0].wake();
             }
             Action::Redial { endpoint: Endpoint { carrier, address } } => {
-                self.dialler.redial(carrier, address)
+                self.dialler.redial(carrier, address);
             }
             Action::HangUp(Endpoint { carrier, address }) => self.dialler.hang_up(carrier, address),
             Action::Pong(Pong { id, peer, rtt }) => {

@@ -211,11 +211,12 @@ mod tests {
     #[test]
     fn the_families_of_a_name_are_tried_in_turn() {
         let parse = |text: &str| -> SocketAddr { text.parse().unwrap() };
-        let [a, b, c] = ["[2001:db8::1]:9", "[2001:db8::2]:9", "[2001:db8::3]:9"].map(parse);
-        let [x, y] = ["192.0.2.1:9", "192.0.2.2:9"].map(parse);
-        assert_eq!(interleave(&[a, b, c, x, y]), [a, x, b, y, c]);
-        assert_eq!(interleave(&[x, a]), [x, a]);
-        assert_eq!(interleave(&[a, b]), [a, b]);
+        let six = ["[2001:db8::1]:9", "[2001:db8::2]:9", "[2001:db8::3]:9"].map(parse);
+        let four = ["192.0.2.1:9", "192.0.2.2:9"].map(parse);
+        let all = [&six[..], &four[..]].concat();
+        assert_eq!(interleave(&all), [six[0], four[0], six[1], four[1], six[2]]);
+        assert_eq!(interleave(&[four[0], six[0]]), [four[0], six[0]]);
+        assert_eq!(interleave(&six), six);
     }
 
     #[test]

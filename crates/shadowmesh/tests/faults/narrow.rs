@@ -134,7 +134,9 @@ pub(crate) fn connections_cross_paths_that_swallow_large_segments() {
         path.set_middle(mtu);
         let scratch = Scratch::new();
         let mut specs = [Spec::of_pair(1, Some("198.51.100.2:9443")), Spec::of_pair(2, None)];
-        specs.iter_mut().for_each(|spec| spec.peers[0].carriers = &["tcp"]);
+        for spec in &mut specs {
+            spec.peers[0].carriers = &["tcp"];
+        }
         let right = Node::start(&specs[1], &path.right, &scratch);
         let left = Node::start(&specs[0], &path.left, &scratch);
         for node in [&left, &right] {
