@@ -2,10 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// Outer packet sizes to try when the wanted one does not pass: Ethernet, PPPoE, tunnels in tunnels, the IPv6 minimum.
-const SIZES: [u16; 11] = [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, SMALLEST];
-/// What every path is believed to pass (RFC 8899 §5.1.2, `BASE_PLPMTU`).
-const SMALLEST: u16 = 1280;
+/// Outer packet sizes to try when the wanted one does not pass: Ethernet, PPPoE, tunnels in tunnels, the IPv6 minimum, and what
+/// old IPv4 links have (RFC 1191 §7.1), down to what every IPv4 host takes (RFC 791 §3.1).
+const SIZES: [u16; 14] =
+    [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, 1280, 1240, 1006, SMALLEST];
+/// What every path is believed to pass (RFC 8899 §5.1.2, `BASE_PLPMTU`): over IPv4, which the search does not tell from IPv6.
+const SMALLEST: u16 = 576;
+/// The operating system is not believed below this without a probe: less than whatever carries IPv6 has (RFC 8200 §5) is
+/// rare, and a forger would ask for it.
+const BELIEVED_MIN: u16 = 1280;
 /// Between two rounds of probes.
 const RETRY: Duration = Duration::from_millis(500);
 /// The wanted size is tried alone first; then, so many times, all sizes are tried at once.
@@ -33,8 +38,8 @@ const MISSED_MAX: u32 = 3;
 pub struct PathMtu {
     /// What the largest inner packet takes outside.
     wanted: u16,
-    /// More than this the operating system does not send.
-    ceiling: u16,
+    /// What the operating system believes that the path passes.
+    hint: Option<u16>,
     /// Known to pass.
     confirmed: Option<u16>,
     /// In use until the search that has just begun knows better.
@@ -54,7 +59,7 @@ impl PathMtu {
     pub fn new(wanted: u16, now: Instant) -> Self {
         Self {
             wanted,
-            ceiling: u16::MAX,
+            hint: None,
             confirmed: None,
             held: None,
             round: 0,
@@ -65,14 +70,12 @@ impl PathMtu {
         }
     }
 
-    /// The largest outer packet to send: what is known to pass, or as long as nothing is known, what is wanted.
+    /// The largest outer packet to send: what is known to pass, or as long as nothing is known, what is wanted and the operating
+    /// system believes in, but no less than [`BELIEVED_MIN`]: a peer that answers no probes has nothing else to refute a forged
+    /// message with.
     pub fn limit(&self) -> u16 {
-        self.confirmed.or(self.held).unwrap_or(self.target())
-    }
-
-    /// What the search hopes for.
-    fn target(&self) -> u16 {
-        self.wanted.min(self.ceiling)
+        let believed = self.hint.map_or(u16::MAX, |hint| hint.max(BELIEVED_MIN));
+        self.confirmed.or(self.held).unwrap_or(self.wanted.min(believed))
     }
 
     /// The size of the next outer packet to probe with now, if one is due.
@@ -105,11 +108,10 @@ impl PathMtu {
 
     /// What this round probes with, largest first: nothing that would be no news.
     fn sizes(&self) -> impl Iterator<Item = u16> + use<> {
-        let Self { confirmed, round, .. } = *self;
-        let target = self.target();
+        let Self { confirmed, round, wanted, hint, .. } = *self;
         let others = if round == 0 { &[][..] } else { &SIZES[..] };
-        let smaller = others.iter().copied().filter(move |&size| size < target);
-        std::iter::once(target).chain(smaller).filter(move |&size| confirmed.is_none_or(|known| size > known))
+        let smaller = hint.into_iter().chain(others.iter().copied()).filter(move |&size| size < wanted);
+        std::iter::once(wanted).chain(smaller).filter(move |&size| confirmed.is_none_or(|known| size > known))
     }
 
     /// A probe of `size` arrived. Returns whether that was news: more is known to pass than before.
@@ -117,12 +119,12 @@ impl PathMtu {
         if self.confirmed == Some(size) {
             self.missed = 0;
         }
-        if size > self.target() || self.confirmed.is_some_and(|known| known >= size) {
+        if size > self.wanted || self.confirmed.is_some_and(|known| known >= size) {
             return false;
         }
         self.confirmed = Some(size);
         self.missed = 0;
-        if size == self.target() {
+        if size == self.wanted {
             self.round_at = None;
         }
         true
@@ -151,8 +153,8 @@ impl PathMtu {
         if self.round_at.is_some() && self.round <= ROUNDS {
             return;
         }
-        let Self { wanted, ceiling, .. } = *self;
-        *self = Self { ceiling, held: Some(self.limit()), round: 1, ..Self::new(wanted, now) };
+        let Self { wanted, hint, .. } = *self;
+        *self = Self { hint, held: Some(self.limit()), round: 1, ..Self::new(wanted, now) };
     }
 
     /// The path is another one: search from the beginning.
@@ -160,18 +162,21 @@ impl PathMtu {
         *self = Self::new(wanted, now);
     }
 
-    /// The operating system sends no more than `ceiling` bytes on this path: the MTU of an interface or a route, or what
-    /// an ICMP message has said (RFC 8899 §4.6: it may lower the size, and only probes confirm one). Returns whether the
-    /// [limit](Self::limit) has changed.
-    pub fn set_ceiling(&mut self, ceiling: u16, now: Instant) -> bool {
-        let (before, target) = (self.limit(), self.target());
-        self.ceiling = ceiling;
-        if self.target() != target {
-            let confirmed = self.confirmed.filter(|&size| size <= self.target());
-            *self = Self { ceiling, confirmed, ..Self::new(self.wanted, now) };
-            if confirmed == Some(self.target()) {
-                self.round_at = None;
-            }
+    /// What the operating system believes that the path passes: the MTU of an interface or a route, or what an ICMP message has
+    /// said, which anybody can send who knows of the flow. So it is never believed against a probe that was answered (RFC 8899
+    /// §4.6.1): less than what is in use makes the search begin anew, with that size among the first, and more than what is
+    /// in use makes it go on. Only as long as nothing is known is it what is sent. Returns whether the [limit](Self::limit) has changed.
+    pub fn set_hint(&mut self, hint: u16, now: Instant) -> bool {
+        let before = self.limit();
+        let hint = hint.max(SMALLEST);
+        if self.hint.replace(hint) == Some(hint) {
+            return false;
+        }
+        if self.confirmed.is_some_and(|known| known < self.wanted && known < hint) {
+            // Room to grow, perhaps.
+            (self.round, self.sent, self.round_at) = (0, 0, Some(now));
+        } else if self.confirmed.is_some_and(|known| hint < known) {
+            self.doubt(now);
         }
         self.limit() != before
     }
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_narrow_path_is_measured_within_a_second() {
-        for (mtu, expected) in [(1499, 1492), (1420, 1420), (1281, 1280)] {
+        for (mtu, expected) in [(1499, 1492), (1420, 1420), (1281, 1280), (1252, 1240), (576, 576)] {
             let mut now = Instant::now();
             let mut path = PathMtu::new(1500, now);
             search(&mut path, mtu, &mut now, Duration::from_secs(1));
@@ -298,19 +303,54 @@ mod tests {
 
     #[test]
     fn the_smallest_size_needs_no_confirmation() {
-        assert_eq!(searched(1280).0.confirmation(), None);
+        assert_eq!(searched(576).0.confirmation(), None);
     }
 
     #[test]
-    fn what_the_operating_system_refuses_is_not_even_tried() {
-        let (mut path, mut now) = searched(1500);
-        assert!(!path.set_ceiling(1500, now), "no news");
-        assert!(path.set_ceiling(1400, now));
+    fn what_the_operating_system_believes_is_sent_until_a_probe_tells() {
+        let mut now = Instant::now();
+        let mut path = PathMtu::new(1500, now);
+        assert!(path.set_hint(1400, now));
         assert_eq!(path.limit(), 1400, "before any probe");
-        let probed: Vec<u16> = std::iter::from_fn(|| path.poll(now)).collect();
-        assert_eq!(probed, [1400]);
-        path.handle_answer(1400);
-        assert!(!path.set_ceiling(9000, now), "growing must be proved");
+        search(&mut path, 1400, &mut now, Duration::from_secs(1));
+        assert_eq!(path.limit(), 1400);
+        assert!(!path.set_hint(9000, now), "growing must be proved");
+        search(&mut path, 1500, &mut now, RETRY);
+        assert_eq!(path.limit(), 1500);
+    }
+
+    #[test]
+    fn without_probes_a_forged_word_leaves_1280_bytes() {
+        let now = Instant::now();
+        let mut path = PathMtu::new(1500, now);
+        path.set_hint(576, now);
+        assert_eq!(path.limit(), BELIEVED_MIN);
+    }
+
+    #[test]
+    fn a_forged_word_of_a_narrow_path_costs_probes_and_nothing_else() {
+        for hint in [0, 68, 576, 1200, 1499] {
+            let (mut path, mut now) = searched(1500);
+            assert!(!path.set_hint(hint, now));
+            let probes = search(&mut path, 1500, &mut now, RAISE);
+            assert_eq!((path.limit(), path.confirmation()), (1500, Some(1500)));
+            assert!(probes <= 1 + SIZES.len() as u32, "{probes} probes for one word");
+        }
+    }
+
+    #[test]
+    fn a_true_word_of_a_narrow_path_is_confirmed_within_a_second() {
+        let (mut path, mut now) = searched(1500);
+        path.set_hint(1444, now);
+        search(&mut path, 1444, &mut now, Duration::from_secs(1));
+        assert_eq!(path.limit(), 1444, "no size of the table, but of the message");
+    }
+
+    #[test]
+    fn a_path_that_a_forger_called_narrow_before_the_first_probe_is_wide_after_it() {
+        let mut now = Instant::now();
+        let mut path = PathMtu::new(1500, now);
+        path.set_hint(600, now);
         search(&mut path, 1500, &mut now, RETRY);
         assert_eq!(path.limit(), 1500);
     }

@@ -93,6 +93,8 @@ reasons! {
     HandshakeNoCookie = "handshake_no_cookie",
     /// A response or cookie reply that nobody waits for.
     HandshakeUnexpected = "handshake_unexpected",
+    /// A handshake message of ours that the operating system refused to send.
+    HandshakeSendFailed = "handshake_send_failed",
     /// More handshake messages than the slow path could take.
     HandshakeBacklog = "handshake_backlog",
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use handshake::{MessageKind, classify};
 use packet::{Buf, Endpoint};
 
 use crate::config::PeerId;
@@ -70,11 +71,18 @@ pub struct Datagram {
     pub contents: Vec<u8>,
 }
 
+impl Datagram {
+    /// Whether it is a handshake message. Nothing is known of the path that it goes by: let routers fragment it where they can.
+    pub fn is_handshake(&self) -> bool {
+        !matches!(classify(&self.contents), Some(MessageKind::Data(_)))
+    }
+}
+
 /// What the node wants the program to do.
 #[derive(Debug)]
 pub enum Action {
     /// The peer is silent: look its endpoint's host name up again, if it has one, and call
-    /// [`Node::set_endpoint`](crate::Node::set_endpoint).
+    /// [`Node::set_endpoints`](crate::Node::set_endpoints).
     Resolve(PeerId),
     /// Tell by [`Node::set_path_mtu`](crate::Node::set_path_mtu) how large an IP packet the operating system sends there.
     AskPathMtu {
@@ -88,6 +96,12 @@ pub enum Action {
     Dial {
         /// Whose endpoint it is.
         peer: PeerId,
+        /// Where to.
+        endpoint: Endpoint,
+    },
+    /// The endpoint, of a carrier with connections or flows, does not answer: what it has may be dead, or not pass packets of the size
+    /// that it chose. Open another one if that may be so. It is said again while there is no answer.
+    Redial {
         /// Where to.
         endpoint: Endpoint,
     },

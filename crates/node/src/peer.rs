@@ -224,14 +224,17 @@ impl Path {
         }
     }
 
-    /// Takes probes out that are past their deadline.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Outstanding> {
+    /// Takes probes out that are past their deadline. One that went elsewhere than to `here`, a trial of a better place that is blocked,
+    /// says nothing of this path.
+    pub(crate) fn expire(&mut self, now: Instant, here: Option<Endpoint>) -> Vec<Outstanding> {
         let (expired, alive): (Vec<_>, Vec<_>) =
             self.outstanding.drain(..).partition(|probe: &Outstanding| now >= probe.deadline);
         self.outstanding = alive.into();
         // Among data, of which it is known how much arrived, one probe more or less says nothing.
         let tells = |probe: &&Outstanding| {
-            !matches!(probe.purpose, Purpose::Mtu(_)) && self.sampled_at.is_none_or(|at| at < probe.sent_at)
+            !matches!(probe.purpose, Purpose::Mtu(_) | Purpose::Trial)
+                && Some(probe.to) == here
+                && self.sampled_at.is_none_or(|at| at < probe.sent_at)
         };
         for _ in 0..expired.iter().filter(tells).count() {
             self.loss = Some(smooth(self.loss, 1.0));

@@ -31,6 +31,8 @@ impl Way {
     pub const UDP: Self = Self { carrier: Carrier::Udp, port: None };
 }
 
+/// Addresses of a host name that are used.
+const ADDRESSES_MAX: usize = 8;
 /// Places on the local network that are remembered for a peer.
 const OFFERED_MAX: usize = 8;
 /// A place that was just moved to has this long to prove itself.
@@ -57,8 +59,9 @@ const DOUBT_MIN: Duration = Duration::from_millis(450);
 #[derive(Debug)]
 pub(crate) struct Places {
     ways: Vec<Way>,
-    /// Its address, from the configuration or a look-up.
-    configured: Option<SocketAddr>,
+    /// Its address from the configuration, or those of its host name. Which of them works only trying tells (RFC 8305), so by the
+    /// same carrier none is better than another.
+    configured: Vec<SocketAddr>,
     /// On the local network, newest last.
     offered: Vec<SocketAddr>,
     /// All of them, best first.
@@ -109,7 +112,7 @@ impl Places {
         let upgrade = Upgrade { try_at: None, every: UPGRADE_EVERY, promising: None, done_at: None };
         let mut places = Self {
             ways,
-            configured,
+            configured: configured.into_iter().collect(),
             offered: Vec::new(),
             all: Vec::new(),
             proven: false,
@@ -123,13 +126,14 @@ impl Places {
 
     fn list(&mut self) {
         let Self { ways, configured, offered, all, .. } = self;
-        let by_way = |address: SocketAddr, way: &Way| {
-            let address = SocketAddr::new(address.ip(), way.port.unwrap_or(address.port()));
+        let by_way = |mut address: SocketAddr, way: &Way| {
+            // What else an address has, the scope of a link-local one, it keeps (RFC 4007 §11).
+            address.set_port(way.port.unwrap_or(address.port()));
             Endpoint { carrier: way.carrier, address }
         };
         all.clear();
         all.extend(offered.iter().rev().copied().map(Endpoint::udp));
-        all.extend(configured.iter().flat_map(|address| ways.iter().map(|way| by_way(*address, way))));
+        all.extend(ways.iter().flat_map(|way| configured.iter().map(|address| by_way(*address, way))));
     }
 
     /// The carriers that the peer may be reached by.
@@ -142,10 +146,20 @@ impl Places {
         &self.all
     }
 
-    /// Sets the configured address. Returns the places that are none any more.
-    pub(crate) fn configure(&mut self, address: SocketAddr) -> Vec<Endpoint> {
+    /// Those that were configured, or belong to the host name, best first.
+    pub(crate) fn configured(&self) -> &[Endpoint] {
+        &self.all[self.offered.len()..]
+    }
+
+    /// Sets the configured addresses, the one to try first at the front. Returns the places that are none any more.
+    pub(crate) fn configure(&mut self, addresses: &[SocketAddr]) -> Vec<Endpoint> {
         let mut before = self.all.clone();
-        self.configured = Some(address);
+        self.configured.clear();
+        for &address in addresses {
+            if self.configured.len() < ADDRESSES_MAX && !self.configured.contains(&address) {
+                self.configured.push(address);
+            }
+        }
         self.list();
         before.retain(|place| !self.all.contains(place));
         before
@@ -168,11 +182,16 @@ impl Places {
         self.list();
     }
 
-    /// How good a place is: 0 is best. One that the peer has moved to by itself is as good as those of its carrier.
+    /// How good a place is: 0 is best. One that the peer has moved to by itself is as good as those of its carrier, and so are all
+    /// addresses of a host name.
     fn rank(&self, place: Endpoint) -> usize {
         let exactly = self.all.iter().position(|&known| known == place);
         let alike = || self.all.iter().rposition(|known| known.carrier == place.carrier);
-        exactly.or_else(alike).unwrap_or(self.all.len())
+        let Some(position) = exactly.or_else(alike) else { return self.all.len() };
+        match position.checked_sub(self.offered.len()) {
+            Some(configured) => self.offered.len() + configured / self.configured.len().max(1),
+            None => position,
+        }
     }
 
     /// The place for the `tries`-th handshake in a row with a peer that is thought to be at `current`: in turn, if there is
@@ -242,7 +261,8 @@ impl Places {
             return Step::Rest;
         }
         upgrade.try_at = Some(now + every);
-        Step::Try(self.all[..rank].to_vec())
+        let better = self.all.iter().copied().filter(|&place| self.rank(place) < rank);
+        Step::Try(better.collect())
     }
 
     /// The place in use has answered a probe.
@@ -447,9 +467,37 @@ mod tests {
     #[test]
     fn a_new_address_replaces_the_old_one() {
         let mut places = places();
-        let gone = places.configure(([192, 0, 2, 9], 1).into());
+        let gone = places.configure(&[([192, 0, 2, 9], 1).into()]);
         assert_eq!(gone, [UDP(), FAKE()]);
         let new = ["192.0.2.9:1".parse().unwrap(), "192.0.2.9:443".parse().unwrap()];
         assert_eq!(places.all().iter().map(|place| place.address).collect::<Vec<_>>(), new);
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_are_tried_and_none_is_better_than_the_one_that_works() {
+        let (mut places, now) = (places(), Instant::now());
+        let [six, four]: [SocketAddr; 2] =
+            ["[2001:db8::1]:1", "192.0.2.1:1"].map(|text| text.parse().unwrap());
+        places.configure(&[six, four, six]);
+        let udp = [six, four].map(Endpoint::udp);
+        assert_eq!(places.all()[..2], udp);
+        assert_eq!(places.all().len(), 4, "by two carriers");
+        let turns = (0..4).map(|tries| places.turn(tries, Some(udp[0]), false).unwrap().0);
+        assert_eq!(turns.collect::<Vec<_>>(), places.all());
+        assert_eq!(poll(&mut places, now, udp[1], false), Step::Rest);
+        assert_eq!(poll(&mut places, now + 60 * S, udp[1], false), Step::Rest, "nothing better to look for");
+        assert_eq!(poll(&mut places, now + 61 * S, udp[1], true), Step::Ask);
+        let others = vec![udp[0], places.all()[2], places.all()[3]];
+        assert_eq!(poll(&mut places, now + 62 * S, udp[1], true), Step::Try(others));
+        places.configure(&(1..100).map(|port| at(port, Carrier::Udp).address).collect::<Vec<_>>());
+        assert_eq!(places.all().len(), 2 * ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_scope_by_every_carrier() {
+        let mut places = places();
+        places.configure(&["[fe80::1%3]:1".parse().unwrap()]);
+        let expected = ["[fe80::1%3]:1", "[fe80::1%3]:443"].map(|text| text.parse().unwrap());
+        assert_eq!(places.all().iter().map(|place| place.address).collect::<Vec<_>>(), expected);
     }
 }

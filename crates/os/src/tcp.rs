@@ -60,6 +60,12 @@ pub const DIALLED_MAX: usize = 1_024;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A connection that ended is opened again at most this often.
 const REDIAL: Duration = Duration::from_secs(1);
+/// A connection that has brought nothing for so long, though an answer is due, is as good as dead.
+const UNHEARD: Duration = Duration::from_secs(2);
+/// So are times in a row that the kernel has sent the same bytes again: the path is dead, or does not pass their size (RFC 4821 §7.7).
+const RESENT: u8 = 2;
+/// A connection that was in order for so long has shown that the path passes its segments.
+const PROVED: Duration = Duration::from_mins(1);
 /// The token of the listener in the epoll of the first lane.
 const LISTENER: u64 = 0;
 
@@ -149,6 +155,41 @@ struct Entry {
     dialled: bool,
     /// Not before.
     redial_at: Instant,
+    /// What the path is thought to pass.
+    segments: Segments,
+}
+
+/// How long the segments of a connection may be, both ways: its maximum segment size (RFC 9293 §3.7.1) as the one who dials announces
+/// and keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Segments {
+    /// As the kernel finds right for the interface.
+    #[default]
+    Kernel,
+    /// For paths of 1,280 bytes.
+    Narrow,
+    /// For what IPv4 has at the least, 576 bytes.
+    Narrowest,
+}
+
+impl Segments {
+    /// The maximum segment size, TCP's options included.
+    fn size(self, to: SocketAddr) -> Option<i32> {
+        let headers = if to.is_ipv4() { 20 + 20 } else { 40 + 20 };
+        match self {
+            Self::Kernel => None,
+            Self::Narrowest if to.is_ipv4() => Some(576 - headers),
+            // IPv6 has no narrower paths (RFC 8200 §5).
+            Self::Narrow | Self::Narrowest => Some(1_280 - headers),
+        }
+    }
+
+    fn shorter(self) -> Self {
+        match self {
+            Self::Kernel => Self::Narrow,
+            Self::Narrow | Self::Narrowest => Self::Narrowest,
+        }
+    }
 }
 
 /// Why a connection ends.
@@ -220,13 +261,40 @@ impl TcpHandle {
         {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let entry =
-            table.entries.entry(to).or_insert(Entry { connection: None, dialled: true, redial_at: now });
+        let entry = table.entries.entry(to).or_insert(Entry {
+            connection: None,
+            dialled: true,
+            redial_at: now,
+            segments: Segments::default(),
+        });
         entry.dialled = true;
         if entry.connection.is_none() && now >= entry.redial_at {
             self.0.connect(entry, to, now)?;
         }
         Ok(())
+    }
+
+    /// Says that an answer from `to` is overdue. If the connection to it, dialled and open, has stopped to pass anything, it is closed and
+    /// another one opened: at once, where the kernel would wait for the user timeout. One that has done so in its first minute
+    /// gets a successor of shorter segments: perhaps the path swallows those that it had (a black hole, RFC 2923 §2.1).
+    pub fn redial(&self, to: SocketAddr) {
+        let (to, now) = (normal(to), Instant::now());
+        let stalled = {
+            let mut table = lock(&self.0.table);
+            let Some(entry) = table.entries.get_mut(&to) else { return };
+            let dialled = entry.dialled && now >= entry.redial_at;
+            let Some(connection) = entry.connection.clone().filter(|_| dialled) else { return };
+            if connection.role != Role::Dialled || !connection.is_open() || !connection.is_stalled(now) {
+                return;
+            }
+            if now.saturating_duration_since(connection.since) < PROVED {
+                entry.segments = entry.segments.shorter();
+            }
+            connection
+        };
+        self.0.close(&stalled, End::Closed);
+        // If that fails, sending tries again.
+        let _ = self.dial(to);
     }
 
     /// Closes the connection to or from `remote`, behind what was sent already, and dials it no more.
@@ -290,7 +358,7 @@ impl Common {
     fn connect(&self, entry: &mut Entry, to: SocketAddr, now: Instant) -> io::Result<Arc<Connection>> {
         entry.redial_at = now + REDIAL;
         self.counters.dialled.fetch_add(1, Relaxed);
-        let connection = socket::connect(to, &self.config)
+        let connection = socket::connect(to, entry.segments.size(to), &self.config)
             .and_then(|socket| self.register(Connection::new(socket, to, Role::Dialled, self.token(), now)));
         match connection {
             Ok(connection) => {
@@ -405,7 +473,8 @@ impl Common {
         match self.register(Connection::new(stream, remote, Role::Accepted, self.token(), now)) {
             Ok(connection) => {
                 self.counters.accepted.fetch_add(1, Relaxed);
-                let entry = Entry { connection: None, dialled: false, redial_at: now };
+                let segments = Segments::default();
+                let entry = Entry { connection: None, dialled: false, redial_at: now, segments };
                 table.entries.entry(remote).or_insert(entry).connection = Some(connection);
             }
             Err(_) => {

@@ -118,8 +118,8 @@ fn bind_group(config: &UdpConfig, listen: SocketAddr) -> io::Result<Vec<UdpLink>
     // join the group in silence and take a share of the datagrams. Only then is the port opened for the others.
     let first = open(config, listen)?;
     sys::bind(first.as_fd(), &RawAddress::new(listen))?;
-    let address = sys::local_address(first.as_fd())?;
-    let bound = SocketAddr::new(listen.ip(), address.port());
+    let mut bound = listen;
+    bound.set_port(sys::local_address(first.as_fd())?.port());
     if workers > 1 {
         set_option(first.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }
@@ -187,16 +187,33 @@ fn keep_apart(fd: BorrowedFd<'_>, v6: bool, lane: usize) -> io::Result<()> {
     set_option(fd, libc::SOL_IP, libc::IP_TTL, hop_limit)
 }
 
-/// With the bit: `IP_PMTUDISC_DO`, so a datagram beyond the path MTU that the kernel knows is refused with
-/// `EMSGSIZE`, and the kernel learns from ICMP "fragmentation needed" (RFC 1191, RFC 8201).
+/// With the bit: `IP_PMTUDISC_PROBE`. A datagram beyond the MTU of the interface is refused with `EMSGSIZE`; what ICMP
+/// "fragmentation needed" has said of the path is not looked at, because anybody can send it who knows of the flow
+/// (RFC 5927 §7). Probes of the caller's own tell what passes (RFC 8899).
+///
+/// Without it: `IP_PMTUDISC_OMIT`. Routers may fragment over IPv4, this machine does what its interface needs, and the message
+/// is again not looked at. Older kernels than Linux 3.15 have `IP_PMTUDISC_DONT`.
 fn dont_fragment(fd: BorrowedFd<'_>, v6: bool, on: bool) -> io::Result<()> {
     if v6 {
-        let mode = if on { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
-        set_option(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, mode)?;
+        if on {
+            set_option(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        } else {
+            set_option(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT).or_else(
+                |_| set_option(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+            )?;
+        }
         set_option(fd, libc::SOL_IPV6, libc::IPV6_DONTFRAG, on.into())?;
     }
-    let mode = if on { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
-    set_option(fd, libc::SOL_IP, libc::IP_MTU_DISCOVER, mode)
+    dont_fragment_v4(fd, on)
+}
+
+/// As [`dont_fragment`], for what goes to IPv4 addresses alone.
+fn dont_fragment_v4(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    if on {
+        return set_option(fd, libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+    }
+    set_option(fd, libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)
+        .or_else(|_| set_option(fd, libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT))
 }
 
 /// Delivers data packets to socket number `lane mod workers` of the group, everything else to the first.
@@ -248,8 +265,8 @@ fn probe_gso_option() -> u32 {
     if exists { GSO_SEGMENTS as u32 } else { 0 }
 }
 
-/// What the kernel knows of the path MTU to an address, in bytes of IP packet: the MTU of the interface, of the
-/// route, or what an ICMP message has said lately. Sends nothing.
+/// What the kernel believes of the path MTU to an address, in bytes of IP packet: the MTU of the interface, of the
+/// route, or what an ICMP message has said lately, which anybody may have sent. A hint, to be confirmed by probes. Sends nothing.
 ///
 /// # Errors
 /// When there is no route.

@@ -8,6 +8,8 @@
 
 #[path = "faults/flood.rs"]
 mod flood;
+#[path = "faults/icmp.rs"]
+mod icmp;
 #[path = "lab/mod.rs"]
 mod lab;
 #[path = "faults/narrow.rs"]
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         odd_packets::whatever_is_an_ip_packet_arrives_as_it_was,
         odd_packets::two_workers_share_the_flows,
         narrow::a_path_of_1280_bytes_that_says_so_carries_everything,
+        narrow::ipv4_paths_of_576_and_1252_bytes_connect_and_carry_everything,
+        icmp::forged_icmp_neither_stops_handshakes_nor_makes_packets_smaller,
         sources::answers_leave_with_the_address_that_was_called,
         flood::garbage_is_dropped_counted_and_never_answered,
     ];
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     let with_firewall = lab::tests![
         pressure::a_send_that_a_firewall_forbids_is_counted_and_later_sends_work,
         narrow::a_path_of_1280_bytes_that_says_nothing_carries_everything,
+        narrow::connections_cross_paths_that_swallow_large_segments,
     ];
     let with_shaper = lab::tests![
         pressure::a_slow_underlay_pushes_back,

@@ -24,11 +24,13 @@ pub struct Uplink {
     pub send_buffer_bytes: usize,
     /// MTU of the interface: larger packets are refused with `EMSGSIZE`.
     pub mtu: usize,
+    /// What the kernel believes that paths pass, if somebody has told it less than is true; it only tells, as sockets do that probe.
+    pub believed_mtu: Option<u16>,
 }
 
 impl Default for Uplink {
     fn default() -> Self {
-        Self { rate_bps: None, send_buffer_bytes: 256 * 1024, mtu: 1_500 }
+        Self { rate_bps: None, send_buffer_bytes: 256 * 1024, mtu: 1_500, believed_mtu: None }
     }
 }
 
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn a_full_socket_takes_part_of_a_train_then_nothing_then_drains() {
         // 1,000 bytes on the wire at 8 Mbit/s: one millisecond each, four of them fit.
-        let uplink = Uplink { rate_bps: Some(8_000_000), send_buffer_bytes: 4_000, mtu: 1_500 };
+        let uplink = Uplink { rate_bps: Some(8_000_000), send_buffer_bytes: 4_000, ..Uplink::default() };
         let mut link = SimLink { addresses: vec![HERE], ..SimLink::new(uplink) };
         assert_eq!(send(&mut link, 6 * 972, 972).unwrap(), 4 * 972);
         assert!(link.blocked);

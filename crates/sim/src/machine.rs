@@ -490,15 +490,19 @@ impl Running {
             let transmit =
                 Transmit { to: to.address, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
             self.links[0].now = now;
-            // Best effort: the node sends again what matters.
-            let _ = self.links[0].send_via(Via { carrier: to.carrier, source: datagram.source }, &transmit);
+            let via = Via { carrier: to.carrier, source: datagram.source };
+            if self.links[0].send_via(via, &transmit).is_err() {
+                self.node.handle_send_failed(at, &datagram);
+            }
         }
         output.sent.extend(self.links[0].take_sent());
         while let Some(action) = self.node.poll_action() {
             match action {
                 Action::AskPathMtu { peer, endpoint } => {
-                    let mtu = self.links[0].uplink.mtu.min(usize::from(u16::MAX)) as u16;
-                    self.node.set_path_mtu(at, peer, endpoint, mtu);
+                    let uplink = self.links[0].uplink;
+                    let mtu = uplink.mtu.min(usize::from(u16::MAX)) as u16;
+                    let believed = uplink.believed_mtu.map_or(mtu, |believed| believed.min(mtu));
+                    self.node.set_path_mtu(at, peer, endpoint, believed);
                 }
                 other => output.actions.push(other),
             }

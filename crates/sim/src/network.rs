@@ -23,6 +23,8 @@ pub struct LinkConfig {
     pub queue_bytes: usize,
     /// The largest outer IP packet, in bytes. Larger ones vanish, as where ICMP is filtered.
     pub mtu: usize,
+    /// Handshake messages over IPv4, which may be fragmented, cross in fragments instead of vanishing.
+    pub fragments: bool,
     /// Probability of being lost.
     pub loss: f64,
     /// Probability of arriving twice, the copy a little later.
@@ -44,6 +46,7 @@ impl Default for LinkConfig {
             rate_bps: None,
             queue_bytes: 256 * 1024,
             mtu: 1_500,
+            fragments: false,
             loss: 0.0,
             duplicate: 0.0,
             reorder: 0.0,
@@ -71,6 +74,15 @@ pub(crate) struct Delivery {
     pub(crate) ecn: Ecn,
     /// Whether a bit was flipped.
     pub(crate) corrupted: bool,
+}
+
+/// What a path has to know of a datagram besides its payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Bytes of its outer headers.
+    pub(crate) headers: usize,
+    /// Routers may fragment it.
+    pub(crate) may_fragment: bool,
 }
 
 /// What became of one datagram.
@@ -126,12 +138,12 @@ impl Network {
         })
     }
 
-    /// Decides the fate of one datagram that leaves `from` at `now`, with so many bytes of outer headers.
+    /// Decides the fate of one datagram that leaves `from` at `now`.
     pub(crate) fn carry(
         &mut self,
         now: Duration,
         (from, to): (IpAddr, IpAddr),
-        headers: usize,
+        Size { headers, may_fragment }: Size,
         mut bytes: Vec<u8>,
         mut ecn: Ecn,
         dice: &mut Dice,
@@ -139,7 +151,7 @@ impl Network {
         let path = self.path(from, to);
         let config = path.config;
         let size = bytes.len() + headers;
-        if size > config.mtu {
+        if size > config.mtu && !(may_fragment && config.fragments) {
             return Fate::Lost("lost: larger than the path");
         }
         if dice.chance(config.loss) {
@@ -196,6 +208,7 @@ pub(crate) fn bytes_in(time: Duration, rate_bps: u64) -> usize {
 mod tests {
     use super::*;
 
+    const SIZE: Size = Size { headers: 28, may_fragment: false };
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
     const MS: Duration = Duration::from_millis(1);
@@ -205,7 +218,7 @@ mod tests {
         network.set(A, B, config);
         let mut dice = Dice::new(1);
         (0..count)
-            .map(|i| network.carry(gap * i as u32, (A, B), 28, vec![i as u8; 972], Ecn::Ect0, &mut dice))
+            .map(|i| network.carry(gap * i as u32, (A, B), SIZE, vec![i as u8; 972], Ecn::Ect0, &mut dice))
             .collect()
     }
 

@@ -278,11 +278,18 @@ impl World {
 
     /// Tells a node where a peer is supposed to be.
     pub fn tell_endpoint(&mut self, node: NodeId, peer: NodeId, endpoint: SocketAddr) {
+        self.tell_endpoints(node, peer, &[endpoint]);
+    }
+
+    /// Tells a node the addresses of a peer's host name.
+    pub fn tell_endpoints(&mut self, node: NodeId, peer: NodeId, endpoints: &[SocketAddr]) {
         self.start_all();
-        self.trust(node, endpoint);
+        for &endpoint in endpoints {
+            self.trust(node, endpoint);
+        }
         let (at, id) = (self.clock(node), self.machines[node.0].peer_id(peer));
         if let (Some(id), Some(running)) = (id, self.machines[node.0].node_mut()) {
-            running.set_endpoint(at, id, endpoint);
+            running.set_endpoints(at, id, endpoints);
             self.drive(node);
         }
     }

@@ -257,3 +257,14 @@ fn a_trial_that_was_captured_and_sent_from_elsewhere_moves_nothing() {
     assert_eq!(world.flow(flow).missing(), 0);
     world.settle();
 }
+
+#[test]
+fn lost_trials_of_a_blocked_carrier_are_not_the_loss_of_the_path_in_use() {
+    let (mut world, left, right) = caller_and_listener(41, &[Udp, FakeTcp]);
+    block(&mut world, &[Udp]);
+    let flow = world.udp(left, right);
+    world.generate(flow, Load { bytes: 500, segment_bytes: None, every: SECOND, ticks: 60 });
+    world.run_for(60 * SECOND);
+    assert_eq!(carrier(&mut world, left, right), "faketcp");
+    assert_eq!(world.peer_status(left, right).loss, Some(0.0));
+}

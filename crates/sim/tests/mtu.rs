@@ -331,3 +331,69 @@ fn an_interface_that_is_narrower_than_configured_is_known_at_once_for_either_pro
         world.settle();
     }
 }
+
+#[test]
+fn a_forged_word_of_a_narrow_path_changes_nothing_for_longer_than_a_second() {
+    for believed in [68, 576, 1_200] {
+        let forged = || Uplink { believed_mtu: Some(believed), ..Uplink::default() };
+        // Before the first handshake,
+        let deceived = NodeSpec { uplink: forged(), ..NodeSpec::default() };
+        let (mut world, left, right) =
+            World::pair_with(17, deceived, NodeSpec::default(), &PeerOptions::default());
+        assert!(world.ping(left, right, SECOND).is_some(), "handshakes are not concerned");
+        world.run_for(2 * SECOND);
+        assert_eq!(world.peer_status(left, right).packet_max, 1_420);
+        // and while the path is in use, whenever the kernel is asked.
+        let flow = world.udp(left, right);
+        world
+            .generate(flow, Load { bytes: FULL_UDP, segment_bytes: None, every: SECOND / 10, ticks: 13_000 });
+        for second in 0..1_300 {
+            world.set_uplink(left, if second % 2 == 0 { forged() } else { Uplink::default() });
+            world.run_for(SECOND);
+            assert_eq!(world.peer_status(left, right).packet_max, 1_420, "after {second} s");
+        }
+        assert_eq!((world.flow(flow).missing(), world.flow(flow).told), (0, 0));
+        world.settle();
+    }
+}
+
+#[test]
+fn a_wireguard_peer_that_a_forger_calls_narrow_keeps_1280_bytes() {
+    let how = PeerOptions { protocol: Protocol::WireGuard, ..PeerOptions::default() };
+    let uplink = Uplink { believed_mtu: Some(576), ..Uplink::default() };
+    let deceived = NodeSpec { uplink, ..NodeSpec::default() };
+    let (mut world, left, right) = World::pair_with(18, deceived, NodeSpec::default(), &how);
+    let flow = world.udp(left, right);
+    world.send(flow, 100, None);
+    world.run_for(2 * SECOND);
+    assert_eq!(world.flow(flow).received, 1);
+    assert_eq!(world.peer_status(left, right).path_mtu, 1_280);
+    world.settle();
+}
+
+#[test]
+fn an_ipv4_path_of_576_to_1252_bytes_connects_and_carries_everything() {
+    for mtu in [576, 800, 1_006, 1_252] {
+        let (mut world, left, right) = World::pair(19);
+        world.set_all_links(LinkConfig { mtu, fragments: true, ..LinkConfig::default() });
+        assert!(world.ping(left, right, SECOND).is_some(), "{mtu}");
+        world.run_for(3 * SECOND);
+        let fits = world.peer_status(left, right).packet_max;
+        assert!(usize::from(fits) + 28 + 33 <= mtu, "{fits} bytes on a path of {mtu}");
+        let (six, tcp) = (world.open(left, right, UDP, 1, Ecn::NotEct), world.tcp(left, right));
+        world.send(six, 1_280 - 48, None);
+        world.send(tcp, 50_000, Some(FULL_TCP));
+        world.run_for(SECOND);
+        assert_eq!((world.flow(six).missing(), world.flow(tcp).missing()), (0, 0), "{mtu}");
+        world.settle();
+    }
+}
+
+#[test]
+fn a_handshake_that_cannot_be_sent_is_counted() {
+    let (mut world, left, right) = World::pair(20);
+    world.move_to(left, &["2001:db8::77".parse().unwrap()]);
+    world.rekey(left, right);
+    world.run_for(3 * SECOND);
+    assert!(world.drops(left, DropReason::HandshakeSendFailed) > 0);
+}

@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// An uplink of 10 Mbit/s: 1,200 bytes take a millisecond.
 fn narrow() -> Uplink {
-    Uplink { rate_bps: Some(10_000_000), send_buffer_bytes: 16 * 1024, mtu: 1_500 }
+    Uplink { rate_bps: Some(10_000_000), send_buffer_bytes: 16 * 1024, ..Uplink::default() }
 }
 
 fn narrow_pair(seed: u64) -> (World, sim::NodeId, sim::NodeId) {

@@ -197,3 +197,22 @@ fn an_address_that_was_called_and_is_gone_is_replaced() {
     assert_eq!(world.peer_status(caller, server).endpoint, Some(OTHER));
     world.settle();
 }
+
+#[test]
+fn a_dead_address_of_a_host_name_hides_no_other() {
+    let how = PeerOptions { endpoints: (false, false), ..PeerOptions::default() };
+    let there = NodeSpec { addresses: vec![ip("203.0.113.9")], ..NodeSpec::default() };
+    let (mut world, left, right) = World::pair_with(31, NodeSpec::default(), there, &how);
+    let works = "203.0.113.9:9443".parse().unwrap();
+    let dead = ["[2001:db8:dead::1]:9443", "198.51.100.99:9443"].map(|text| text.parse().unwrap());
+    world.tell_endpoints(left, right, &[dead[0], dead[1], works]);
+    // A quarter of a second for the one without a route, a second for the one that is silent.
+    assert!(world.ping(left, right, 2 * SECOND).is_some());
+    // It dies while it is in use, and another one has come to life.
+    let flow = steady(&mut world, left, right, 20);
+    world.run_for(5 * SECOND);
+    world.move_to(right, &[dead[1].ip()]);
+    world.run_for(16 * SECOND);
+    assert!(world.flow(flow).gap < 3 * SECOND, "{:?}", world.flow(flow));
+    world.settle();
+}

@@ -27,6 +27,9 @@ const PART1_LIFE: Duration = Duration::from_secs(5);
 /// How long a native peer has to answer, by the number of tries. WireGuard's 5 s stay as they are in its protocol.
 const RETRY_AFTER: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), limits::REKEY_TIMEOUT];
+/// After a place that nothing can be sent to, the next one is called so soon (RFC 8305 §5, "Connection Attempt Delay"), in the first
+/// round.
+const NEXT_PLACE_AFTER: Duration = Duration::from_millis(250);
 /// Up to this much is added to each, so that peers do not keep step.
 const JITTER_MS: u32 = 333;
 /// A peer that something authentic came from so recently is where it was.
@@ -95,6 +98,9 @@ impl Node {
             self.notice(Notice::HandshakeFailed { peer });
             return;
         }
+        let to = attempt.to;
+        self.redial(peer, to);
+        let p = &mut self.peers[peer.0 as usize];
         // Perhaps the path is too narrow for a whole initiation, perhaps it merely lost one: take turns, each place for
         // itself.
         if (tries as usize).is_multiple_of(p.places.all().len().max(1)) {
@@ -106,6 +112,17 @@ impl Node {
             self.actions.push_back(Action::Resolve(peer));
         }
         self.send_initiation(now, peer, tries, since);
+    }
+
+    /// An initiation could not be sent to `place`: the peer's other places need not wait for an answer from there.
+    pub(super) fn hurry_handshake(&mut self, now: Instant, place: Endpoint) {
+        for peer in &mut self.peers {
+            let places = peer.places.all().len();
+            let Some(attempt) = peer.attempt.as_mut().filter(|attempt| attempt.to == place) else { continue };
+            if (attempt.tries as usize) < places {
+                attempt.retry_at = attempt.retry_at.min(now + NEXT_PLACE_AFTER);
+            }
+        }
     }
 
     fn abandon_attempt(&mut self, peer: PeerId) {

@@ -221,6 +221,15 @@ impl Node {
         self.transmits.pop_front()
     }
 
+    /// Tells that a datagram could not be sent. What matters is sent again in its time; a handshake message is counted, since
+    /// without them nothing else is ever sent.
+    pub fn handle_send_failed(&mut self, now: Instant, datagram: &Datagram) {
+        if datagram.is_handshake() {
+            self.drops.add(DropReason::HandshakeSendFailed, 1);
+            self.hurry_handshake(now, datagram.to);
+        }
+    }
+
     /// The next thing for the program to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -63,7 +63,7 @@ impl Node {
     /// [`Action::AskPathMtu`]. An answer about a place where the peer is no longer is ignored.
     pub fn set_path_mtu(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint, mtu: u16) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        if p.endpoint == Some(endpoint) && p.path_mtu.set_ceiling(mtu, now) {
+        if p.endpoint == Some(endpoint) && p.path_mtu.set_hint(mtu, now) {
             self.fit(peer);
         }
         self.settle(now);
@@ -92,15 +92,18 @@ impl Node {
     }
 }
 
-/// The largest inner packet that goes to a peer in one piece by whichever of its carriers, on paths of 1,500 bytes.
+/// The largest inner packet that goes to a peer in one piece by whichever of its carriers and addresses, on paths of 1,500 bytes.
 pub(super) fn by_any_carrier(peer: &Peer) -> u16 {
     let to = peer.endpoint.unwrap_or(UNKNOWN).address.ip();
     let carriers = peer.places.carriers();
-    let fits = |carrier| packet_max(peer.keys.protocol(), carrier, to, 1_500);
-    match carriers.len() {
-        0 | 1 => u16::MAX,
-        _ => carriers.map(fits).min().unwrap_or(u16::MAX),
+    let places = peer.places.all();
+    if carriers.len() < 2 && places.len() < 2 {
+        return u16::MAX;
     }
+    let by_carrier = carriers.map(|carrier| (carrier, to));
+    let all = by_carrier.chain(places.iter().map(|place| (place.carrier, place.address.ip())));
+    let fits = all.map(|(carrier, to)| packet_max(peer.keys.protocol(), carrier, to, 1_500));
+    fits.min().unwrap_or(u16::MAX)
 }
 
 /// The largest inner packet that goes to a peer in one piece.

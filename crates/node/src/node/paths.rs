@@ -20,17 +20,17 @@ const RTT_UNKNOWN: Duration = Duration::from_millis(100);
 const INTEREST: Duration = Duration::from_mins(1);
 
 impl Node {
-    /// Sets a peer's address, as after a look-up of its host name.
-    pub fn set_endpoint(&mut self, now: Instant, peer: PeerId, address: SocketAddr) {
+    /// Sets the addresses that a peer may have, as after a look-up of its host name, the one to try first at the front. Each is
+    /// tried, the others when one is silent (RFC 8305).
+    pub fn set_endpoints(&mut self, now: Instant, peer: PeerId, addresses: &[SocketAddr]) {
         let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
         let begin = p.endpoint.is_none() && p.current.is_none();
-        let gone = p.places.configure(address);
+        let gone = p.places.configure(addresses);
         // The same carrier as before, and not by the way what was found on the local network.
         let carrier = p.endpoint.map(|endpoint| endpoint.carrier);
-        let places = p.places.all();
-        let alike = places.iter().rev().find(|place| Some(place.carrier) == carrier);
-        let stays = p.endpoint.is_some_and(|endpoint| places.contains(&endpoint));
-        if let Some(&place) = alike.or(places.first()).filter(|_| !stays) {
+        let alike = p.places.configured().iter().find(|place| Some(place.carrier) == carrier);
+        let stays = p.endpoint.is_some_and(|endpoint| p.places.all().contains(&endpoint));
+        if let Some(&place) = alike.or(p.places.all().first()).filter(|_| !stays) {
             p.endpoint = Some(place);
             p.local = None;
             self.search_path_mtu(now, peer);
@@ -104,6 +104,10 @@ impl Node {
         let rtt = p.path.rtt.unwrap_or(RTT_UNKNOWN);
         let asked = p.path.unanswered(endpoint);
         let overdue = asked.is_some_and(|asked| now >= asked + (rtt * 4).clamp(OVERDUE.0, OVERDUE.1));
+        if overdue {
+            self.redial(peer, endpoint);
+        }
+        let p = &mut self.peers[peer.0 as usize];
         let last_data = [&p.state.last_data_sent, &p.state.last_data_received].map(|at| at.get(self.start));
         let in_use = last_data.into_iter().flatten().any(|at| now < at + INTEREST);
         match p.places.poll(now, endpoint, overdue, rtt, in_use) {
@@ -146,6 +150,14 @@ impl Node {
         let ours = |p: &Peer| p.places.all().contains(&endpoint);
         if endpoint.carrier != Carrier::Udp && self.peers.get(peer.0 as usize).is_some_and(ours) {
             self.actions.push_back(Action::Dial { peer, endpoint });
+        }
+    }
+
+    /// Has the connection to a place looked at that does not answer.
+    pub(super) fn redial(&mut self, peer: PeerId, endpoint: Endpoint) {
+        let ours = |p: &Peer| p.places.all().contains(&endpoint);
+        if endpoint.carrier != Carrier::Udp && self.peers.get(peer.0 as usize).is_some_and(ours) {
+            self.actions.push_back(Action::Redial { endpoint });
         }
     }
 

@@ -108,7 +108,7 @@ impl Node {
 
     fn tick_probes(&mut self, now: Instant, peer: PeerId) {
         let p = &mut self.peers[peer.0 as usize];
-        for probe in p.path.expire(now) {
+        for probe in p.path.expire(now, p.endpoint) {
             if let Some(id) = probe.ping() {
                 self.actions.push_back(Action::Pong(Pong { id, peer, rtt: None }));
             }

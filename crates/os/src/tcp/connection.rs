@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use carrier::tcp_frame::{FRAME_HEADER, frame_header};
 use packet::Transmit;
 
-use super::{CONNECT_WITHIN, DATAGRAM_MAX, End, FIRST_DATAGRAM_WITHIN, HELD_MAX, IDLE, lock, socket};
+use super::{
+    CONNECT_WITHIN, DATAGRAM_MAX, End, FIRST_DATAGRAM_WITHIN, HELD_MAX, IDLE, RESENT, UNHEARD, lock, socket,
+};
 use crate::poll::Waker;
 
 /// Datagrams in one system call.
@@ -164,6 +166,12 @@ impl Connection {
 
     pub(super) fn heard_at(&self) -> Instant {
         self.since + Duration::from_millis(self.heard_ms.load(Relaxed))
+    }
+
+    /// Whether it passes nothing now: the kernel sends the same bytes again and again, or nothing has come for long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard_at()) >= UNHEARD
+            || socket::resent(&self.socket).is_ok_and(|times| times >= RESENT)
     }
 
     /// When it is to be closed, and why, if nothing happens until then.

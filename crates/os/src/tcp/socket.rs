@@ -44,8 +44,9 @@ fn listen_exactly(address: SocketAddr, config: &TcpConfig) -> io::Result<(TcpLis
     sys::bind(fd, &RawAddress::new(address))?;
     // SAFETY: no pointers.
     check(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
-    let bound = sys::local_address(fd)?;
-    Ok((socket.into(), SocketAddr::new(address.ip(), bound.port())))
+    let mut bound = address;
+    bound.set_port(sys::local_address(fd)?.port());
+    Ok((socket.into(), bound))
 }
 
 /// A socket with its buffers, which have to be known before the handshake: they decide the window scale.
@@ -63,12 +64,22 @@ fn open(address: SocketAddr, config: &TcpConfig) -> io::Result<OwnedFd> {
 }
 
 /// Begins to connect, from the address that is listened on if it is of the same family.
-pub(super) fn connect(to: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
+///
+/// With segments of `segment_size` bytes at most both ways, TCP's options included: the far end is told so.
+pub(super) fn connect(
+    to: SocketAddr,
+    segment_size: Option<i32>,
+    config: &TcpConfig,
+) -> io::Result<TcpStream> {
     let socket = open(to, config)?;
     tune(socket.as_fd())?;
-    let own = config.listen.map(|listen| listen.ip());
-    if let Some(own) = own.filter(|own| !own.is_unspecified() && own.is_ipv4() == to.is_ipv4()) {
-        sys::bind(socket.as_fd(), &RawAddress::new(SocketAddr::new(own, 0)))?;
+    if let Some(size) = segment_size {
+        set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_MAXSEG, size)?;
+    }
+    let own = config.listen.filter(|own| !own.ip().is_unspecified() && own.is_ipv4() == to.is_ipv4());
+    if let Some(mut own) = own {
+        own.set_port(0);
+        sys::bind(socket.as_fd(), &RawAddress::new(own))?;
     }
     let address = RawAddress::new(to);
     // SAFETY: `address` is valid for `address.len()` bytes during the call.
@@ -87,6 +98,13 @@ pub(super) fn tune(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
+/// How often in a row the kernel has sent the same bytes again without an answer (`tcpi_retransmits` of `TCP_INFO`).
+pub(super) fn resent(socket: &TcpStream) -> io::Result<u8> {
+    // linux/tcp.h: tcpi_state, tcpi_ca_state, tcpi_retransmits, tcpi_probes; the kernel cuts the rest off.
+    let bytes = sys::option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?.to_ne_bytes();
+    Ok(bytes[2])
 }
 
 /// Makes the kernel forget everything about the connection when the socket is closed (`SO_LINGER` of no time).

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use packet::{Ecn, Link, MAX_DATAGRAM, RecvSlot, Transmit, Via};
 
-use super::{UdpOffloads, dont_fragment};
+use super::{UdpOffloads, dont_fragment, dont_fragment_v4};
 use crate::cmsg::{Control, integer};
 use crate::sys::{self, RawAddress, check, check_size, set_option};
 
+/// Bytes of a UDP datagram over IPv4 that no path should need to fragment: 576 outside (RFC 791 §3.1).
+const PASSES_EVERYWHERE: usize = 576 - 20 - 8;
 /// Messages in one `recvmmsg` or `sendmmsg`.
 const BATCH: usize = 64;
 
@@ -145,6 +147,24 @@ impl UdpLink {
     /// None that a correct program meets.
     pub fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
         dont_fragment(self.as_fd(), self.v6, on)
+    }
+
+    /// Sends one datagram that routers may fragment, if it goes over IPv4 and is longer than every path passes: what has to
+    /// arrive on a path that nothing is known of. Over IPv6 routers never fragment (RFC 8200 §5).
+    ///
+    /// Linux knows the bit by socket and not by datagram. What another thread sends on the same socket in this very moment may be
+    /// without it too, which costs that datagram nothing.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn send_fragmentable(&mut self, via: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
+        let may = transmit.to.ip().to_canonical().is_ipv4() && transmit.contents.len() > PASSES_EVERYWHERE;
+        if !may || dont_fragment_v4(self.as_fd(), false).is_err() {
+            return self.send_via(via, transmit);
+        }
+        let result = self.send_via(via, transmit);
+        dont_fragment_v4(self.as_fd(), true)?;
+        result
     }
 
     /// Writes address 0 and control 0 of the batch.

@@ -10,7 +10,7 @@ use packet::{Ecn, Link, Transmit};
 
 crate::tests!(
     a_datagram_beyond_the_path_mtu_is_invalid_input_and_no_refusal_of_gso,
-    a_router_with_a_smaller_mtu_is_learnt_from,
+    a_router_with_a_smaller_mtu_is_heard_and_not_believed,
     a_full_socket_would_block,
     a_destination_without_a_route_is_unreachable,
     the_wildcard_works_where_ipv6_is_disabled,
@@ -63,8 +63,9 @@ fn a_datagram_beyond_the_path_mtu_is_invalid_input_and_no_refusal_of_gso() {
     assert!(link.offloads().gso);
 }
 
-/// RFC 1191, RFC 8201: the router says what fits, the kernel remembers it, the next send is refused.
-fn a_router_with_a_smaller_mtu_is_learnt_from() {
+/// The router says what fits (RFC 1191, RFC 8201) and the kernel remembers it as a hint. What is sent is sent all the same: the
+/// message might be forged.
+fn a_router_with_a_smaller_mtu_is_heard_and_not_believed() {
     let [left, router, right] = [(); 3].map(|()| Netns::new().unwrap());
     veth_pair(&left, "eth0", &router, "eth0").unwrap();
     veth_pair(&router, "eth1", &right, "eth0").unwrap();
@@ -113,7 +114,12 @@ fn a_router_with_a_smaller_mtu_is_learnt_from() {
             assert!(Instant::now() < deadline, "no path MTU was learnt to {to}");
             std::thread::yield_now();
         }
-        assert_eq!(send(1500 - headers).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(send(1500 - headers).unwrap(), 3 * (1500 - headers));
+        assert_eq!(
+            send(1501 - headers).unwrap_err().kind(),
+            ErrorKind::InvalidInput,
+            "the interface is another matter"
+        );
         assert_eq!(send(1400 - headers).unwrap(), 3 * (1400 - headers));
     }
     assert!(link.offloads().gso);

@@ -132,9 +132,10 @@ pub(super) fn ways(
 }
 
 /// Where a carrier listens that was told nothing: at UDP's address, `above` its port. Nowhere if the system chooses that.
-fn beside(udp: SocketAddr, above: u16) -> Option<SocketAddr> {
+fn beside(mut udp: SocketAddr, above: u16) -> Option<SocketAddr> {
     let port = Some(udp.port()).filter(|&port| port != 0)?.checked_add(above)?;
-    Some(SocketAddr::new(udp.ip(), port))
+    udp.set_port(port);
+    Some(udp)
 }
 
 /// What the peers ask for, with the sections that say how.

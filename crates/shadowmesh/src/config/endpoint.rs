@@ -1,7 +1,7 @@
 //! Where a peer is: an address, or a name to look up.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// A peer's endpoint as configured.
@@ -11,7 +11,8 @@ pub enum Endpoint {
     Address(SocketAddr),
     /// A host name, looked up at start and again whenever the peer is silent.
     Name {
-        /// The host.
+        /// The host; or a link-local address with the name of its interface (`fe80::1%eth0`), whose number is looked up in the same way, since
+        /// it changes when the interface is made anew.
         host: String,
         /// The UDP port.
         port: u16,
@@ -31,16 +32,45 @@ impl Endpoint {
 /// The longest host name (RFC 1035 §2.3.4), in its textual form.
 const HOST_LEN_MAX: usize = 253;
 
+/// The address that is meant: one in IPv6 notation that stands for an IPv4 one (RFC 4291 §2.5.5.2) is that.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        // The scope stays as it is.
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// The longest name of an interface (`IFNAMSIZ` less its zero).
+const INTERFACE_LEN_MAX: usize = 15;
+
+/// `ADDRESS%INTERFACE` (RFC 4007 §11), if it is that.
+fn scoped(host: &str) -> Option<(Ipv6Addr, &str)> {
+    let (address, interface) = host.split_once('%')?;
+    let named = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | '%' | ':' | '[' | ']');
+    let sound = (1..=INTERFACE_LEN_MAX).contains(&interface.len()) && interface.chars().all(named);
+    Some((address.parse().ok().filter(|_| sound)?, interface))
+}
+
 impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
+        if let Ok(address) = text.parse::<SocketAddr>().map(canonical) {
             if address.port() == 0 {
                 return Err("port 0 cannot be reached".into());
             }
             if address.ip().is_unspecified() {
                 return Err(format!("{} is every address, not one that can be reached", address.ip()));
+            }
+            if let SocketAddr::V6(v6) = address
+                && v6.ip().is_unicast_link_local()
+                && v6.scope_id() == 0
+            {
+                let (ip, port) = (v6.ip(), v6.port());
+                return Err(format!(
+                    "{ip} is on every link: say by which interface, as in \"[{ip}%eth0]:{port}\""
+                ));
             }
             return Ok(Self::Address(address));
         }
@@ -56,6 +86,13 @@ impl FromStr for Endpoint {
         };
         let port = port.parse().ok().filter(|&port| port != 0);
         let port = port.ok_or("the port must be a number from 1 to 65535")?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some((address, interface)) = bracketed.and_then(scoped) {
+            if !address.is_unicast_link_local() {
+                return Err(format!("{address} needs no interface: write \"[{address}]:{port}\""));
+            }
+            return Ok(Self::Name { host: format!("{address}%{interface}"), port });
+        }
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if host.is_empty() || host.len() > HOST_LEN_MAX || !host.chars().all(allowed) {
             return Err(format!("`{host}` is neither an address nor a host name"));
@@ -68,6 +105,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
         }
     }
@@ -84,6 +122,30 @@ mod tests {
         assert!(matches!("[2001:db8::1]:9443".parse(), Ok(Endpoint::Address(_))));
         assert_eq!("vpn.example.org:51820".parse(), name("vpn.example.org", 51820));
         assert_eq!("host:1".parse::<Endpoint>().unwrap().to_string(), "host:1");
+    }
+
+    #[test]
+    fn a_link_local_address_goes_with_its_interface() {
+        let endpoint: Endpoint = "[fe80::1%eth0.5]:9443".parse().unwrap();
+        assert_eq!(endpoint, Endpoint::Name { host: "fe80::1%eth0.5".into(), port: 9443 });
+        assert_eq!(endpoint.to_string(), "[fe80::1%eth0.5]:9443");
+        assert!(matches!("[fe80::1%3]:9443".parse(), Ok(Endpoint::Address(_))), "by number");
+        let refused = |text: &str| text.parse::<Endpoint>().unwrap_err();
+        let hint = "fe80::1 is on every link: say by which interface, as in \"[fe80::1%eth0]:9443\"";
+        assert_eq!(refused("[fe80::1]:9443"), hint);
+        assert_eq!(
+            refused("[2001:db8::1%eth0]:1"),
+            "2001:db8::1 needs no interface: write \"[2001:db8::1]:1\""
+        );
+        for wrong in ["[fe80::1%]:1", "[fe80::1%a b]:1", "[fe80::1%abcdefghijklmnop]:1", "fe80::1%eth0:1"] {
+            assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_ipv6_notation_is_the_ipv4_address() {
+        assert_eq!("[::ffff:192.0.2.2]:1".parse(), Ok(Endpoint::Address(([192, 0, 2, 2], 1).into())));
+        assert!("[::ffff:0.0.0.0]:1".parse::<Endpoint>().is_err());
     }
 
     #[test]

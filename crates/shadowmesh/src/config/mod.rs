@@ -24,6 +24,7 @@ use node::Way;
 pub use carriers::{Carriers, FakeTcp, Tcp};
 pub use discovery::Discovery;
 pub use endpoint::Endpoint;
+pub(crate) use endpoint::canonical;
 pub use error::{ConfigError, Place};
 pub use proxy::{Direction, Forward, Login, Proxies, Socks5};
 pub use streams::Streams;

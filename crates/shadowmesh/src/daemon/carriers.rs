@@ -127,6 +127,17 @@ impl CarrierLink {
         }
     }
 
+    /// As [`send_via`](Link::send_via), and routers may fragment it where they can.
+    ///
+    /// # Errors
+    /// As [`send_via`](Link::send_via).
+    pub(super) fn send_fragmentable(&mut self, via: Via, transmit: &Transmit<'_>) -> io::Result<usize> {
+        match via.carrier {
+            Carrier::Udp => self.udp.send_fragmentable(via, transmit),
+            _ => self.send_via(via, transmit),
+        }
+    }
+
     /// Datagrams that the kernel has dropped because nobody took them in time. Wraps around.
     pub(super) fn receive_drops(&self) -> u64 {
         let udp = self.udp.receive_drops().unwrap_or(0);
@@ -219,6 +230,13 @@ impl Dialler {
             },
             (Carrier::Tcp, _, Some(tcp)) => tcp.dial(to),
             _ => Ok(()),
+        }
+    }
+
+    /// A place does not answer: opens another connection to it, if the one that there is has stopped to pass anything.
+    pub(super) fn redial(&self, carrier: Carrier, to: SocketAddr) {
+        if let (Carrier::Tcp, Some(tcp)) = (carrier, &self.tcp) {
+            tcp.redial(to);
         }
     }
 

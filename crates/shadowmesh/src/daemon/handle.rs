@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Start a fresh handshake.
     Rekey { peer: String, reply: oneshot::Sender<Result<(), Refusal>> },
     /// A look-up has ended.
-    Resolved { peer: PeerId, found: Result<SocketAddr, String> },
+    Resolved { peer: PeerId, found: Result<Vec<SocketAddr>, String> },
     /// A peer may be at a place on the local network.
     Offer { peer: PeerId, address: SocketAddr },
     /// It is not there any more.

@@ -19,6 +19,7 @@ mod mtu;
 mod node_thread;
 mod open;
 mod resolver;
+mod send_errors;
 mod streams;
 mod worker_thread;
 
@@ -57,6 +58,7 @@ use discovery::DiscoveryThread;
 use handle::Command;
 use node_thread::{NodeThread, PeerNotes};
 use resolver::{Family, Resolver};
+use send_errors::SendErrors;
 use worker_thread::{Counters, WatchedTun, WorkerThread};
 
 /// What workers may have to tell the node before it listens. A handshake is the largest of it, in a pooled buffer.
@@ -263,6 +265,7 @@ impl Running {
             streams: inbox.clone(),
             peers: notes,
             resolver,
+            send_errors: SendErrors::default(),
             pings: HashMap::new(),
             unreachable: HashSet::new(),
         };

@@ -1,6 +1,7 @@
 //! The slow path's thread: it owns the node and does whatever the node decides.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 use super::carriers::{CarrierLink, Dialler};
 use super::handle::{Answer, Command, Input, Snapshot};
 use super::resolver::Resolver;
+use super::send_errors::SendErrors;
 use crate::control::server::Refusal;
 use crate::control::types::{Offloads, TunOffloads, UdpOffloads};
 use crate::streams::Inbox;
@@ -48,6 +50,8 @@ pub(super) struct NodeThread {
     pub(super) streams: Option<Arc<Inbox>>,
     pub(super) peers: Vec<PeerNotes>,
     pub(super) resolver: Resolver,
+    /// What was said of sends that failed.
+    pub(super) send_errors: SendErrors,
     /// Probes under way, and who waits for them.
     pub(super) pings: HashMap<u64, oneshot::Sender<Result<Answer, Refusal>>>,
     /// Peers whose last handshake was given up.
@@ -115,8 +119,19 @@ impl NodeThread {
         let Datagram { to, source, contents } = datagram;
         let transmit = Transmit { to: to.address, ecn: Ecn::NotEct, segment_size: contents.len(), contents };
         let via = Via { carrier: to.carrier, source: *source };
-        if let Err(error) = self.links[0].send_via(via, &transmit) {
-            debug!("cannot send {} bytes to {to}: {error}", contents.len());
+        let handshake = datagram.is_handshake();
+        let sent = if handshake {
+            self.links[0].send_fragmentable(via, &transmit)
+        } else {
+            self.links[0].send_via(via, &transmit)
+        };
+        let Err(error) = sent else { return };
+        debug!("cannot send {} bytes to {to}: {error}", contents.len());
+        self.node.handle_send_failed(Instant::now(), datagram);
+        // A probe that is larger than the interface allows has found out what it was for.
+        let tells = handshake || error.kind() != io::ErrorKind::InvalidInput;
+        if tells && let Some(text) = self.send_errors.tell(Instant::now(), *to, &error) {
+            warn!("{text}");
         }
     }
 
@@ -135,6 +150,9 @@ impl NodeThread {
                 }
                 // The first worker keeps the timers of what was dialled.
                 self.wakers[0].wake();
+            }
+            Action::Redial { endpoint: Endpoint { carrier, address } } => {
+                self.dialler.redial(carrier, address);
             }
             Action::HangUp(Endpoint { carrier, address }) => self.dialler.hang_up(carrier, address),
             Action::Pong(Pong { id, peer, rtt }) => {
@@ -189,10 +207,10 @@ impl NodeThread {
         }
     }
 
-    fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<SocketAddr, String>) {
+    fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<Vec<SocketAddr>, String>) {
         self.resolver.resolved(now, peer, found);
-        if let Ok(endpoint) = found {
-            self.node.set_endpoint(now, peer, *endpoint);
+        if let Ok(addresses) = found {
+            self.node.set_endpoints(now, peer, addresses);
         }
     }
 

@@ -9,7 +9,7 @@ use log::{debug, warn};
 use node::PeerId;
 
 use super::handle::{Command, Input};
-use crate::config::Endpoint;
+use crate::config::{Endpoint, canonical};
 
 /// The first wait after a look-up that failed; doubled each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -119,12 +119,12 @@ impl Resolver {
     }
 
     /// Takes the outcome of a look-up. A name that was not found is tried again, ever less often.
-    pub(super) fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<SocketAddr, String>) {
+    pub(super) fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<Vec<SocketAddr>, String>) {
         let Some(name) = self.names.iter_mut().find(|name| name.peer == peer) else { return };
         self.under_way -= 1;
         match found {
-            Ok(address) => {
-                debug!("{} is {address}", name.host);
+            Ok(addresses) => {
+                debug!("{} is {addresses:?}", name.host);
                 name.state = State::Idle;
                 name.retry_after = RETRY_FIRST;
             }
@@ -140,14 +140,35 @@ impl Resolver {
     }
 }
 
-fn look_up(host: &str, port: u16, family: Option<Family>) -> Result<SocketAddr, String> {
+/// All addresses of a name that our socket can send to, in the order in which to try them.
+fn look_up(host: &str, port: u16, family: Option<Family>) -> Result<Vec<SocketAddr>, String> {
     let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
     let usable = |address: &SocketAddr| match family {
         Some(Family::V4) => address.is_ipv4(),
         Some(Family::V6) => address.is_ipv6(),
         None => true,
     };
-    addresses.into_iter().find(usable).ok_or_else(|| "it has no address of the family we listen on".into())
+    let addresses: Vec<SocketAddr> = addresses.map(canonical).filter(usable).collect();
+    if addresses.is_empty() {
+        return Err("it has no address of the family we listen on".into());
+    }
+    Ok(interleave(&addresses))
+}
+
+/// The families in turn, that of the first address first (RFC 8305 §4): where one family does not work, it costs one try and not
+/// as many as it has addresses.
+fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut preferred, mut others) = (
+        addresses.iter().filter(|a| a.is_ipv6() == first),
+        addresses.iter().filter(|a| a.is_ipv6() != first),
+    );
+    let mut order = Vec::with_capacity(addresses.len());
+    while order.len() < addresses.len() {
+        order.extend(preferred.next());
+        order.extend(others.next());
+    }
+    order
 }
 
 #[cfg(test)]
@@ -178,13 +199,30 @@ mod tests {
         let Ok(Input::Command(Command::Resolved { peer, found })) = received.recv() else {
             panic!("no answer came");
         };
-        assert_eq!((peer, &found), (PEER, &Ok(([127, 0, 0, 1], 9).into())));
+        assert_eq!((peer, &found), (PEER, &Ok(vec![([127, 0, 0, 1], 9).into()])));
         resolver.resolved(now, peer, &found);
         assert_eq!(resolver.poll_timeout(), None, "known");
         resolver.request(now + SECOND, PeerId(0));
         assert_eq!(resolver.poll_timeout(), None, "an address needs no look-up");
         resolver.request(now + SECOND, PEER);
         assert_eq!(resolver.poll_timeout(), Some(now + SECOND));
+    }
+
+    #[test]
+    fn the_families_of_a_name_are_tried_in_turn() {
+        let parse = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let six = ["[2001:db8::1]:9", "[2001:db8::2]:9", "[2001:db8::3]:9"].map(parse);
+        let four = ["192.0.2.1:9", "192.0.2.2:9"].map(parse);
+        let all = [&six[..], &four[..]].concat();
+        assert_eq!(interleave(&all), [six[0], four[0], six[1], four[1], six[2]]);
+        assert_eq!(interleave(&[four[0], six[0]]), [four[0], six[0]]);
+        assert_eq!(interleave(&six), six);
+    }
+
+    #[test]
+    fn an_address_with_the_name_of_an_interface_is_looked_up_here() {
+        assert_eq!(look_up("fe80::1%lo", 9, None).unwrap(), ["[fe80::1%1]:9".parse().unwrap()]);
+        assert!(look_up("fe80::1%nosuchif0", 9, None).is_err());
     }
 
     #[test]

@@ -122,10 +122,56 @@ pub(crate) fn a_path_of_1280_bytes_that_says_so_carries_everything() {
 /// A black hole for path MTU discovery (RFC 2923): too large packets vanish without a word.
 pub(crate) fn a_path_of_1280_bytes_that_says_nothing_carries_everything() {
     let path = Path::new();
-    for router in &path.routers {
-        let rules = "add table ip quiet; add chain ip quiet out { type filter hook output priority 0; }; \
-                     add rule ip quiet out icmp type destination-unreachable drop";
-        output(router.netns.command("nft").arg(rules));
-    }
+    path.make_silent();
     carries_everything(&path);
+}
+
+/// The kernel's TCP sends the same large segment again and again; nobody tells it that the path is narrow.
+pub(crate) fn connections_cross_paths_that_swallow_large_segments() {
+    for mtu in [NARROW, 576] {
+        let path = Path::new();
+        path.make_silent();
+        path.set_middle(mtu);
+        let scratch = Scratch::new();
+        let mut specs = [Spec::of_pair(1, Some("198.51.100.2:9443")), Spec::of_pair(2, None)];
+        for spec in &mut specs {
+            spec.peers[0].carriers = &["tcp"];
+        }
+        let right = Node::start(&specs[1], &path.right, &scratch);
+        let left = Node::start(&specs[0], &path.left, &scratch);
+        for node in [&left, &right] {
+            wait_for("a session", 2 * SOON, || node.status().connected().then_some(()));
+        }
+        // Both ways: who listens keeps to the size that the caller has announced.
+        lab::transfer(&path.left.netns, &path.right.netns, "10.77.0.2", 1_000_000);
+        lab::transfer(&path.right.netns, &path.left.netns, "10.77.0.1", 1_000_000);
+    }
+}
+
+impl Path {
+    /// Routers say nothing of what they drop.
+    fn make_silent(&self) {
+        for router in &self.routers {
+            let rules = "add table ip quiet; add chain ip quiet out { type filter hook output priority 0; }; \
+                     add rule ip quiet out icmp type destination-unreachable drop";
+            output(router.netns.command("nft").arg(rules));
+        }
+    }
+}
+
+/// The handshake crosses in IP fragments, and data in parts: routers fragment what may be (RFC 791 §3.2).
+pub(crate) fn ipv4_paths_of_576_and_1252_bytes_connect_and_carry_everything() {
+    for mtu in [576, 1_252] {
+        let path = Path::new();
+        path.set_middle(mtu);
+        let scratch = Scratch::new();
+        let right = Node::start(&Spec::of_pair(2, None), &path.right, &scratch);
+        let left = Node::start(&Spec::of_pair(1, Some("198.51.100.2:9443")), &path.left, &scratch);
+        for node in [&left, &right] {
+            wait_for("a session", SOON, || node.status().connected().then_some(()));
+            wait_for("the path's size", 4 * SOON, || (packet_max(node) + 28 + 33 <= mtu).then_some(()));
+        }
+        lab::transfer(&path.left.netns, &path.right.netns, "10.77.0.2", 1_000_000);
+        assert_eq!(lab::ping_with(&path.left, "fd77::2", 20, 1_280 - 48), 20, "IPv6 in parts");
+    }
 }

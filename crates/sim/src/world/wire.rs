@@ -12,7 +12,7 @@ use crate::check::Kind;
 use crate::link::Outgoing;
 use crate::machine::Machine;
 use crate::nat::{Nat, NatId, NatMapping};
-use crate::network::{Fate, LinkConfig};
+use crate::network::{Fate, LinkConfig, Size};
 use crate::trace::Trace;
 
 /// A datagram about to cross the network, for a filter to judge.
@@ -221,7 +221,9 @@ impl World {
             Fate::Lost("lost: partition")
         } else {
             let headers = overhead(carrier, to.ip()).into();
-            self.network.carry(leaves_at, (from.ip(), to.ip()), headers, bytes, ecn, &mut self.dice)
+            let may_fragment = kind != Kind::Data && carrier == Carrier::Udp && to.is_ipv4();
+            let size = Size { headers, may_fragment };
+            self.network.carry(leaves_at, (from.ip(), to.ip()), size, bytes, ecn, &mut self.dice)
         };
         match fate {
             Fate::Lost(why) => {
