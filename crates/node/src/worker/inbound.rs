@@ -471,8 +471,8 @@ fn report(cx: &mut Context<'_>, row: &SessionRow, from: Place, told: &mut Told) 
     let fresh = |at| cx.now < at + REPORT_AGAIN;
     if !in_use && !told.session.is_some_and(|(index, at)| index == local_index && fresh(at)) {
         told.session = Some((local_index, cx.now));
-        let local = from.local;
-        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index, local });
+        let Place { remote: endpoint, local } = from;
+        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index, endpoint, local });
     }
 }
 
