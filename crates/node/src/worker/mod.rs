@@ -83,12 +83,16 @@ pub struct Worker {
 struct Events(VecDeque<Event>);
 
 const EVENTS_MAX: usize = 256;
+/// Of these, so many are for what authentic packets have told: anybody can fill the rest.
+const EVENTS_AUTHENTIC: usize = 64;
 
 impl Events {
     fn push(&mut self, drops: &Drops, event: Event) {
-        if self.0.len() < EVENTS_MAX {
+        let handshake = matches!(event, Event::Handshake { .. });
+        let room = if handshake { EVENTS_MAX - EVENTS_AUTHENTIC } else { EVENTS_MAX };
+        if self.0.len() < room {
             self.0.push_back(event);
-        } else if matches!(event, Event::Handshake { .. }) {
+        } else if handshake {
             drops.add(DropReason::HandshakeBacklog, 1);
         }
     }
