@@ -506,7 +506,7 @@ fn hand_to_node(cx: &mut Context<'_>, from: Place, message: &[u8]) {
         cx.drops.add(DropReason::UnknownMessage, 1);
         return;
     }
-    let Some(mut buf) = cx.pool.take(Class::Small) else {
+    let Some(mut buf) = cx.pool.take_spare(Class::Small) else {
         cx.drops.add(DropReason::HandshakeBacklog, 1);
         return;
     };
