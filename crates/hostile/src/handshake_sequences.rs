@@ -91,7 +91,7 @@ impl End {
             mtu: 1_420,
             peers: vec![peer],
             epoch: 7,
-            unix_time: Duration::from_secs(1_767_225_600),
+            unix_time: Duration::from_secs(1_767_225_601),
             coalesce: CoalesceLimits::default(),
             streams: false,
             pool: PoolConfig { large: 4, small: 64 },

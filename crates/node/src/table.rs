@@ -69,7 +69,7 @@ impl IndexCipher {
         Self(std::array::from_fn(|_| rng.next_u32()))
     }
 
-    /// Mixes one half with the key of a round (the finalizer of MurmurHash3).
+    /// Mixes one half with the key of a round (the finalizer of `MurmurHash3`).
     #[inline]
     fn round(half: u32, key: u32) -> u32 {
         let mut value = half ^ key;

@@ -1,5 +1,7 @@
 //! Handshakes while somebody forges, repeats and floods: what he can must not keep a peer out.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -98,7 +100,7 @@ mod forge {
         sealed
     }
 
-    /// A WireGuard initiation in the name of `claimed`.
+    /// An initiation of `WireGuard` in the name of `claimed`.
     pub(crate) fn wireguard(
         stolen: &StaticSecret,
         claimed: PublicKey,

@@ -1,5 +1,6 @@
 //! The slow path: who the peers are, which sessions stand, and what is due.
 
+mod answers;
 mod handshakes;
 mod load;
 mod mtu;

@@ -13,8 +13,9 @@ pub(crate) const STATE_DIR: &str = "/var/lib/shadowmesh";
 
 /// A state file of an identity. Peers know a node by its key, whatever program it runs and whatever its configuration is called.
 pub(super) fn path(state_dir: &Path, key: PublicKey, what: &str) -> PathBuf {
-    let name: String = key.as_bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    state_dir.join(format!("{name}.{what}"))
+    let mut head = [0; 8];
+    head.copy_from_slice(&key.as_bytes()[..8]);
+    state_dir.join(format!("{:016x}.{what}", u64::from_be_bytes(head)))
 }
 
 /// The epoch of this start: one more than the last, and not less than the seconds since 1970, so that it also grows
@@ -96,8 +97,8 @@ mod tests {
         let _ = fs::remove_dir_all(&directory);
         let century = u64::from(u32::MAX) + 100;
         assert_eq!(next(&directory, KEY, Duration::from_secs(century)), century);
-        assert_eq!(next(&directory, KEY, Duration::from_secs(1_767_225_600)), century + 1);
-        assert_eq!(next(&directory, KEY, Duration::from_secs(1_767_225_600)), century + 2);
+        assert_eq!(next(&directory, KEY, Duration::from_secs(1_767_225_601)), century + 1);
+        assert_eq!(next(&directory, KEY, Duration::from_secs(1_767_225_601)), century + 2);
         fs::remove_dir_all(&directory).unwrap();
     }
 }
