@@ -149,6 +149,12 @@ pub enum Notice {
         /// The peer.
         peer: PeerId,
     },
+    /// A peer without a session sent an initiation that is not newer than one already confirmed: a recorded one, or the peer's clock
+    /// was set back.
+    StaleInitiation {
+        /// The peer.
+        peer: PeerId,
+    },
     /// An initiation asked for another cipher than the only one that is used here ([`Config::suite_only`](crate::Config)).
     CipherRefused {
         /// The peer.

@@ -52,6 +52,8 @@ pub(crate) struct Peer {
     pub(crate) initiations_paid_until: Option<Instant>,
     /// When it was last told that it asks for a cipher we do not use.
     pub(crate) cipher_refused_at: Option<Instant>,
+    /// When it was last told that its counters are old.
+    pub(crate) stale_told_at: Option<Instant>,
     pub(crate) cookies: CookieJar,
     /// The path is known, or suspected, not to pass a whole initiation.
     pub(crate) split: bool,
@@ -307,5 +309,46 @@ impl Peer {
     /// Sealed datagrams sent so far.
     pub(crate) fn tx_datagrams(&self) -> u64 {
         self.state.tx_datagrams.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // an origin for the clock that the tests move by hand
+mod tests {
+    use std::net::SocketAddr;
+
+    use carrier::Carrier;
+
+    use super::*;
+    use crate::inner::ProbeReply;
+
+    #[test]
+    fn figures_that_go_back_or_are_absurd_are_no_news_of_the_path() {
+        let start = Instant::now();
+        let to = Endpoint { carrier: Carrier::Udp, address: SocketAddr::from(([192, 0, 2, 1], 9_443)) };
+        let mut path = Path::default();
+        let mut answer = |after: u64, sent: u64, datagrams: u64, bytes: u64, clock_us: u64| {
+            let sent_at = start + Duration::from_millis(after);
+            let purpose = Purpose::Path { confirms: None };
+            let deadline = sent_at + Duration::from_secs(3);
+            let probe = Outstanding { id: 1, sent_at, deadline, tx_datagrams: sent, purpose, to };
+            let reply = ProbeReply { id: 1, datagrams, bytes, clock_us };
+            path.answered(&probe, sent_at + Duration::from_millis(10), &reply);
+            (path.loss, path.rate_bps)
+        };
+        assert_eq!(answer(0, 100, 100, 100_000, 1_000), (None, None));
+        let sane = answer(1_000, 200, 200, 200_000, 1_001_000);
+        assert_eq!(sane, (Some(0.0), Some(800_000.0)));
+        for (after, datagrams, bytes, clock_us) in [
+            (2_000, 300, 5, 2_001_000),
+            (3_000, 5, 300_000, 3_001_000),
+            (4_000, 400, 400_000, 7),
+            (5_000, 0, 0, 0),
+        ] {
+            assert_eq!(answer(after, 300 + after, datagrams, bytes, clock_us), sane, "at {after} ms");
+        }
+        let (loss, rate) = answer(6_000, 9_000, u64::MAX, u64::MAX, u64::MAX);
+        assert!(loss.is_some_and(|loss| (0.0..=1.0).contains(&loss)) && rate.is_some_and(f64::is_finite));
+        assert!(path.bandwidth_delay_packets(1_420).is_some());
     }
 }

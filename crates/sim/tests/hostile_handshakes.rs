@@ -9,7 +9,7 @@ use handshake::{
     COOKIE_REPLY_LEN, Identity, Initiation, InitiationOptions, PeerKeys, PresharedKey, Protocol, PublicKey,
     StaticSecret, Suite, Timestamp,
 };
-use node::DropReason;
+use node::{DropReason, Notice};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 use sim::{Captured, Kind, NodeId, NodeSpec, PeerOptions, World};
@@ -257,6 +257,11 @@ fn what_was_confirmed_before_a_restart_is_a_replay_after_it() {
         world.run_for(SECOND);
         assert_eq!(world.drops(right, DropReason::HandshakeReplayed), 1, "{protocol:?}");
         assert!(recorded(&mut world, Kind::Response).is_empty(), "{protocol:?}");
+        let told = |world: &World| {
+            let notices = world.notices(right).iter();
+            notices.filter(|(_, notice)| matches!(notice, Notice::StaleInitiation { .. })).count()
+        };
+        assert_eq!(told(&world), 1, "{protocol:?}: and the log says so");
         world.restart(left);
         world.send(flow, 100, None);
         world.run_for(SECOND);

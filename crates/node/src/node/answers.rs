@@ -24,6 +24,8 @@ const INITIATION_SPACING: Duration = Duration::from_millis(20);
 const INITIATION_BURST: u32 = 5;
 /// How often the log is told of one peer that it asks for a cipher that is not used here.
 const CIPHER_NOTICE_INTERVAL: Duration = Duration::from_mins(1);
+/// The same of old counters.
+const STALE_NOTICE_INTERVAL: Duration = Duration::from_mins(10);
 /// How often the program is told to keep what was confirmed.
 const KEEP_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -112,7 +114,7 @@ impl Node {
 
     /// Whether an authenticated initiation is news.
     fn check_fresh(
-        &self,
+        &mut self,
         now: Instant,
         (remote, protocol, timestamp): (PublicKey, Protocol, Timestamp),
         mac1: &[u8; 16],
@@ -122,10 +124,25 @@ impl Node {
         if p.keys.protocol() != protocol {
             return Err(DropReason::HandshakeUnknownPeer);
         }
-        if timestamp <= p.confirmed || p.unconfirmed.knows(now, mac1) {
+        if timestamp <= p.confirmed {
+            self.tell_of_stale(now, peer);
+            return Err(DropReason::HandshakeReplayed);
+        }
+        if p.unconfirmed.knows(now, mac1) {
             return Err(DropReason::HandshakeReplayed);
         }
         Ok(peer)
+    }
+
+    /// A peer that is not connected and sends old counters may have had its clock set back, and lost its state: it will not get in
+    /// before its counter is past what was confirmed, and its user should not have to guess why.
+    fn tell_of_stale(&mut self, now: Instant, peer: PeerId) {
+        let p = &mut self.peers[peer.0 as usize];
+        let told = p.stale_told_at.is_some_and(|at| now < at + STALE_NOTICE_INTERVAL);
+        if p.current.is_none() && !told {
+            p.stale_told_at = Some(now);
+            self.notice(Notice::StaleInitiation { peer });
+        }
     }
 
     /// Finds a place for one more initiation of a peer to wait in for its confirmation. Who has our private key can make them in

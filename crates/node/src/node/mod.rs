@@ -499,6 +499,7 @@ fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Re
         initiations: 0,
         initiations_paid_until: None,
         cipher_refused_at: None,
+        stale_told_at: None,
         cookies,
         split: false,
         unanswered_since: None,

@@ -34,6 +34,11 @@ impl Confirmed {
         Self { path: super::epoch::path(state_dir, key, "confirmed"), writing: Arc::default() }
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What was kept. Nothing, if the file is not there or damaged: then a recorded initiation may be answered once more, which
     /// gains nobody anything.
     pub(super) fn read(&self) -> BTreeMap<PublicKey, Timestamp> {

@@ -265,6 +265,12 @@ impl NodeThread {
                 self.unreachable.insert(*peer);
                 warn!("{}: does not answer", self.name(*peer));
             }
+            Notice::StaleInitiation { peer } => warn!(
+                "{}: its handshake is not newer than one seen before, so it is refused: a recording, or its clock was set back and its \
+                 state lost. To let it in, stop this node and remove its line from {}",
+                self.name(*peer),
+                self.confirmed.path().display()
+            ),
             Notice::CipherRefused { peer, suite } => warn!(
                 "{}: asks for {}, which `cipher` forbids: give both ends the same `cipher`",
                 self.name(*peer),
