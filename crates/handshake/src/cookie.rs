@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{self, MAC_LEN, Secret, mac, mac_eq};
 use crate::message::{MacKeys, MacView, MessageKind, classify, cookie_reply, read_u32};
-use crate::{COOKIE_REPLY_LEN, HandshakeError, Identity, Protocol, PublicKey, TAG_LEN, limits};
+use crate::{COOKIE_REPLY_LEN, HandshakeError, Identity, PeerKeys, Protocol, TAG_LEN, limits};
 
 /// Proof that whoever holds it has received at the address it was made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,18 +71,32 @@ impl CookieChecker {
     }
 
     /// Whether `message` is a handshake message from someone who knows our public key. To anyone else nothing
-    /// is answered.
+    /// is answered. Not for native responses, whose first MAC takes the keys of one peer:
+    /// [`verify_response_mac1`](Self::verify_response_mac1) checks those.
     pub fn verify_mac1(&self, message: &[u8]) -> bool {
-        MacView::parse(message).is_some_and(|view| view.verify_mac1(&self.keys))
+        MacView::parse(message).is_some_and(|view| {
+            view.kind != MessageKind::Response(Protocol::ShadowMesh)
+                && view.verify_mac1(self.keys.mac1(view.kind.protocol()))
+        })
+    }
+
+    /// Whether `message` is a response in the protocol of `peer`, from someone who can have made it: in the native protocol the
+    /// peer alone, in WireGuard anyone who knows our public key.
+    pub fn verify_response_mac1(&self, peer: &PeerKeys, message: &[u8]) -> bool {
+        MacView::parse(message).is_some_and(|view| {
+            view.kind == MessageKind::Response(peer.protocol())
+                && view.verify_mac1(peer.response_mac1(&self.keys))
+        })
     }
 
     /// Whether `message` proves, by a cookie of ours, that its sender receives at `from`, address and port.
     ///
     /// The second part of a split initiation carries no such proof and needs none: it is checked by one hash
-    /// against the first part, which does. It passes here.
+    /// against the first part, which does. Here it proves nothing.
     pub fn verify_mac2(&mut self, now: Instant, message: &[u8], from: SocketAddr) -> bool {
         let Some(view) = MacView::parse(message) else { return false };
-        let Some(mac2) = view.mac2 else { return true };
+        // Most messages bear no cookie, and need not be hashed twice more to find that out.
+        let Some(mac2) = view.mac2.filter(|mac2| mac2.iter().any(|&byte| byte != 0)) else { return false };
         let valid_for = 2 * limits::COOKIE_REFRESH_TIME;
         [Some(&self.current), self.previous.as_ref()].into_iter().flatten().any(|secret| {
             let fresh =
@@ -91,7 +105,7 @@ impl CookieChecker {
         })
     }
 
-    /// The reply that gives the sender of `message` a cookie for `from`.
+    /// The reply that gives the sender of `message`, an initiation, a cookie for `from`.
     ///
     /// `message` must have passed [`verify_mac1`](Self::verify_mac1). It is longer than the reply, then, and
     /// knows what the reply is bound to; the reply to anything else is one that nobody accepts.
@@ -100,6 +114,32 @@ impl CookieChecker {
         now: Instant,
         message: &[u8],
         from: SocketAddr,
+        rng: &mut impl CryptoRng,
+    ) -> [u8; COOKIE_REPLY_LEN] {
+        let protocol = classify(message).map_or(Protocol::ShadowMesh, MessageKind::protocol);
+        let key = Zeroizing::new(*self.keys.cookie(protocol));
+        self.reply_with(now, message, from, &key, rng)
+    }
+
+    /// The same for a response of `peer`'s that has passed [`verify_response_mac1`](Self::verify_response_mac1).
+    pub fn reply_to_response(
+        &mut self,
+        now: Instant,
+        peer: &PeerKeys,
+        message: &[u8],
+        from: SocketAddr,
+        rng: &mut impl CryptoRng,
+    ) -> [u8; COOKIE_REPLY_LEN] {
+        let key = Zeroizing::new(*peer.response_cookie(&self.keys));
+        self.reply_with(now, message, from, &key, rng)
+    }
+
+    fn reply_with(
+        &mut self,
+        now: Instant,
+        message: &[u8],
+        from: SocketAddr,
+        key: &[u8; 32],
         rng: &mut impl CryptoRng,
     ) -> [u8; COOKIE_REPLY_LEN] {
         self.rotate(now, rng);
@@ -115,7 +155,7 @@ impl CookieChecker {
         reply[cookie_reply::NONCE].copy_from_slice(&nonce);
         let cookie = self.current.cookie_for(from);
         reply[cookie_reply::COOKIE.start..][..MAC_LEN].copy_from_slice(cookie.as_bytes());
-        crypto::xseal(self.keys.cookie(protocol), &nonce, mac1, &mut reply[cookie_reply::COOKIE]);
+        crypto::xseal(key, &nonce, mac1, &mut reply[cookie_reply::COOKIE]);
         reply
     }
 
@@ -136,19 +176,23 @@ impl fmt::Debug for CookieChecker {
 
 /// The initiator's side of cookies: keeps the latest one a peer has given us.
 pub struct CookieJar {
+    /// What opens a reply to an initiation of ours.
     keys: MacKeys,
+    /// What opens a reply to a response of ours.
+    response: Secret,
     cookie: Option<(Cookie, Instant)>,
 }
 
 impl CookieJar {
     /// An empty jar for cookies from `peer`.
-    pub fn new(peer: &PublicKey) -> Self {
-        Self { keys: MacKeys::new(peer.as_bytes()), cookie: None }
+    pub fn new(peer: &PeerKeys) -> Self {
+        let response = Zeroizing::new(*peer.response_cookie(&peer.mac_keys));
+        Self { keys: peer.mac_keys.clone(), response, cookie: None }
     }
 
-    /// Takes the cookie out of a cookie reply.
+    /// Takes the cookie out of a reply to an initiation of ours.
     ///
-    /// `last_mac1` is the first MAC of the message we sent last
+    /// `last_mac1` is the first MAC of the initiation we sent last
     /// ([`Initiation::last_mac1`](crate::Initiation::last_mac1)): only whoever saw that message, and knows
     /// the peer's public key, can have made the reply.
     ///
@@ -164,11 +208,40 @@ impl CookieJar {
         let Some(MessageKind::CookieReply(protocol)) = classify(reply) else {
             return Err(HandshakeError::Malformed);
         };
+        let key = Zeroizing::new(*self.keys.cookie(protocol));
+        self.open(now, reply, last_mac1, &key)
+    }
+
+    /// Takes the cookie out of a reply to a response of ours, of which `mac1` is the [first MAC](crate::first_mac).
+    ///
+    /// # Errors
+    ///
+    /// As [`consume`](Self::consume).
+    pub fn consume_for_response(
+        &mut self,
+        now: Instant,
+        reply: &[u8],
+        mac1: &[u8; 16],
+    ) -> Result<(), HandshakeError> {
+        if !matches!(classify(reply), Some(MessageKind::CookieReply(_))) {
+            return Err(HandshakeError::Malformed);
+        }
+        let key = self.response.clone();
+        self.open(now, reply, mac1, &key)
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        reply: &[u8],
+        mac1: &[u8; 16],
+        key: &[u8; 32],
+    ) -> Result<(), HandshakeError> {
         let mut nonce = [0; 24];
         nonce.copy_from_slice(&reply[cookie_reply::NONCE]);
         let mut sealed = [0; MAC_LEN + TAG_LEN];
         sealed.copy_from_slice(&reply[cookie_reply::COOKIE]);
-        crypto::xopen(self.keys.cookie(protocol), &nonce, last_mac1, &mut sealed)?;
+        crypto::xopen(key, &nonce, mac1, &mut sealed)?;
         let mut cookie = Cookie([0; MAC_LEN]);
         cookie.0.copy_from_slice(&sealed[..MAC_LEN]);
         self.cookie = Some((cookie, now));

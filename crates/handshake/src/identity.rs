@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::crypto::{KeyPair, Secret};
+use zeroize::Zeroizing;
+
+use crate::crypto::{KeyPair, Secret, hash};
 use crate::message::MacKeys;
 use crate::{InvalidKey, PresharedKey, PublicKey, StaticSecret};
 
@@ -103,7 +105,12 @@ pub struct PeerKeys {
     /// X25519 of our static key with the peer's.
     pub(crate) static_static: Secret,
     pub(crate) preshared: PresharedKey,
+    /// For messages to the peer, and cookies from it, that anyone can check who knows its public key.
     pub(crate) mac_keys: MacKeys,
+    /// The same for native responses, either way: a key that only the two of us have, or a list of public keys would tell
+    /// whom a response is for, and so who began the handshake.
+    pub(crate) response_mac1: Secret,
+    pub(crate) response_cookie: Secret,
 }
 
 impl PeerKeys {
@@ -120,7 +127,26 @@ impl PeerKeys {
     ) -> Result<Self, InvalidKey> {
         let static_static = identity.key_pair.agree(public.as_bytes()).map_err(|_| InvalidKey::LowOrder)?;
         let mac_keys = MacKeys::new(public.as_bytes());
-        Ok(Self { public, protocol, static_static, preshared, mac_keys })
+        let keyed = |label: &[u8]| Zeroizing::new(hash(&[label, static_static.as_slice()]));
+        let response_mac1 = keyed(b"ShadowMesh v1 response mac1");
+        let response_cookie = keyed(b"ShadowMesh v1 response cookie");
+        Ok(Self { public, protocol, static_static, preshared, mac_keys, response_mac1, response_cookie })
+    }
+
+    /// The key of the first MAC of a response between us. `receiver` is the initiator's.
+    pub(crate) fn response_mac1<'a>(&'a self, receiver: &'a MacKeys) -> &'a [u8; 32] {
+        match self.protocol {
+            Protocol::WireGuard => receiver.mac1(Protocol::WireGuard),
+            Protocol::ShadowMesh => &self.response_mac1,
+        }
+    }
+
+    /// What encrypts a cookie that answers a response between us. `giver` is the initiator's.
+    pub(crate) fn response_cookie<'a>(&'a self, giver: &'a MacKeys) -> &'a [u8; 32] {
+        match self.protocol {
+            Protocol::WireGuard => giver.cookie(Protocol::WireGuard),
+            Protocol::ShadowMesh => &self.response_cookie,
+        }
     }
 
     /// The peer's public key.

@@ -175,7 +175,7 @@ impl Initiation {
         if read_u32(response, response::RECEIVER.start) != self.local_index {
             return Err(HandshakeError::OtherHandshake);
         }
-        if !view.verify_mac1(&identity.mac_keys) {
+        if !view.verify_mac1(peer.response_mac1(&identity.mac_keys)) {
             return Err(HandshakeError::InvalidMac1);
         }
         let state = pending.read_response(identity, peer, view.body)?;

@@ -56,7 +56,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What is left to the caller: looking peers up, refusing timestamps that are not new, retransmission, the
+//! What is left to the caller: looking peers up, refusing timestamps that are not new (and believing none before the session is
+//! confirmed, or a single forgery by a stolen responder key would shut the initiator out), retransmission, the
 //! age of sessions ([`limits`]), and when to ask for cookies.
 //!
 //! # Messages of the ShadowMesh protocol
@@ -148,14 +149,18 @@
 //! windows of their own, so threads that work on different lanes share nothing.
 //!
 //! ```text
-//! mac1   = BLAKE2s-128(key = H("ShadowMesh v1 mac1" ‖ receiver's static key), message before mac1)
+//! mac1   = BLAKE2s-128(key, message before mac1)
+//!          of an initiation or a part of one: key = H("ShadowMesh v1 mac1" ‖ responder's static key)
+//!          of a response:                     key = H("ShadowMesh v1 response mac1" ‖ X25519(s, S))
 //! mac2   = BLAKE2s-128(key = cookie, message before mac2), or zeros
 //! cookie = BLAKE2s-128(key = secret that changes every 2 minutes, IP address as 16 bytes ‖ port, big-endian)
-//! XAEAD  = XChaCha20-Poly1305(key = H("ShadowMesh v1 cookie" ‖ responder's static key), nonce of the reply,
-//!                             associated data = mac1 of the message answered)
+//! XAEAD  = XChaCha20-Poly1305(key, nonce of the reply, associated data = mac1 of the message answered)
+//!          to an initiation: key = H("ShadowMesh v1 cookie" ‖ responder's static key)
+//!          to a response:    key = H("ShadowMesh v1 response cookie" ‖ X25519(s, S))
 //! ```
 //!
-//! WireGuard's labels are `mac1----` and `cookie--`.
+//! WireGuard's labels are `mac1----` and `cookie--`, and its keys for a response and for a cookie that answers one are those of
+//! the initiator's static key, as for any message to it.
 //!
 //! # What a reviewer may want to know
 //!
@@ -180,14 +185,22 @@
 //!   responder's static X25519 key alone. A preshared key, if configured, protects the session against a
 //!   quantum computer, too, in either protocol. ML-KEM only protects against one that comes later:
 //!   authentication rests on X25519.
+//! - **Who calls.** An initiation names the initiator to the responder alone, and the response names it to nobody: its mac1,
+//!   and a cookie that answers it, take a key from X25519(s, S), which both ends have before the handshake. Were they keyed by
+//!   the initiator's public key, as in WireGuard, whoever has a list of public keys could try each. Whom a node calls, its
+//!   mac1 tells to whoever knows that public key: a responder must be able to refuse junk before it knows who asks.
+//! - **A response is found by its receiver index.** Only a handshake under way is asked for the key of the first MAC, so junk
+//!   that names none costs a table look-up.
 //! - **Strangers get no answer.** Without the responder's public key there is no mac1, and without mac1 no
 //!   other field is read. Public keys of low order, which make every result zero, are refused.
 //! - **Amplification** is at most one: a response is shorter than the datagram it answers, a cookie reply
 //!   shorter than anything.
-//! - **Part 2 has no mac2**, for it costs one hash to refuse unless it matches a part 1 that authenticated,
-//!   which has one. It would not fit the path otherwise, either.
+//! - **Part 2 has no mac2**, for it costs a comparison to refuse unless it names a part 1 that authenticated, and two hashes
+//!   unless it is what that part announced. A mac2 would not fit the path, either.
+//! - **A cookie is bound to address and port**, of IPv6 to all 128 bits. It proves that its bearer receives there, and nothing about
+//!   its neighbours; what a proved sender may cost is counted by network (/64), which one host can have to itself.
 //! - **State before authentication**: none. An authenticated part 1 costs a few hundred bytes; the caller
-//!   keeps one a peer.
+//!   keeps a few a peer. The keys of a lane are kept once a packet on it has authenticated.
 //! - **Replay**: of an initiation by its counter, of a packet by [`ReplayWindow`], of a response or cookie
 //!   reply by what they are bound to.
 //! - **Nonces** never repeat: counters are reserved atomically, end at [`limits::REJECT_AFTER_MESSAGES`], and
@@ -223,7 +236,7 @@ pub use error::HandshakeError;
 pub use identity::{Identity, PeerKeys, Protocol, Suite, preferred_suite};
 pub use initiator::{Datagrams, Initiation, InitiationOptions};
 pub use keys::{InvalidKey, PresharedKey, PublicKey, StaticSecret};
-pub use message::{COOKIE_REPLY_LEN, MessageKind, classify, receiver_index, sender_index};
+pub use message::{COOKIE_REPLY_LEN, MessageKind, classify, first_mac, receiver_index, sender_index};
 pub use replay::{ReplayWindow, StaleCounter};
 pub use responder::{Incoming, IncomingPart1};
 pub use session::{DataHeader, Exhausted, OpenError, Opened, Opener, Sealer, Session};

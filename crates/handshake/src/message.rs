@@ -235,10 +235,15 @@ impl<'a> MacView<'a> {
         Some(Self { kind, body, mac1, mac2: (macs == 2).then_some(mac2) })
     }
 
-    /// Whether the sender knows the public key that `keys` were derived from.
-    pub(crate) fn verify_mac1(&self, keys: &MacKeys) -> bool {
-        crypto::mac_eq(self.mac1, &crypto::mac(keys.mac1(self.kind.protocol()), &[self.body]))
+    /// Whether the sender has that key of a first MAC.
+    pub(crate) fn verify_mac1(&self, key: &[u8; 32]) -> bool {
+        crypto::mac_eq(self.mac1, &crypto::mac(key, &[self.body]))
     }
+}
+
+/// The first MAC of a handshake message, to which a cookie reply to the message is bound; `None` of anything else.
+pub fn first_mac(message: &[u8]) -> Option<[u8; 16]> {
+    MacView::parse(message)?.mac1.try_into().ok()
 }
 
 /// The keys that whoever knows a node's public key can derive: what the first MAC of a message to the node is

@@ -91,7 +91,11 @@ fn known<'a>(find: impl FnOnce(&PublicKey) -> Option<&'a PeerKeys>) -> impl Stat
 /// Checks everything about an initiation message that needs no Diffie–Hellman.
 fn admit<'a>(identity: &Identity, message: &'a [u8]) -> Result<MacView<'a>, HandshakeError> {
     let view = MacView::parse(message).ok_or(HandshakeError::Malformed)?;
-    if view.verify_mac1(&identity.mac_keys) { Ok(view) } else { Err(HandshakeError::InvalidMac1) }
+    if view.verify_mac1(identity.mac_keys.mac1(view.kind.protocol())) {
+        Ok(view)
+    } else {
+        Err(HandshakeError::InvalidMac1)
+    }
 }
 
 /// An initiation that has authenticated: whoever sent it holds the private key of [`remote`](Self::remote)
@@ -173,13 +177,20 @@ impl Incoming {
         self.opened.remote_index
     }
 
+    /// The cipher of the session to be, which the remote has chosen.
+    pub fn suite(&self) -> Suite {
+        self.opened.suite
+    }
+
     /// Makes the response and, with it, the session.
     ///
     /// Nothing may be *sent* in this session before a packet of the remote's has opened: only that proves
     /// that the remote is alive and holds its private key (whitepaper §5.4.6).
     ///
     /// `peer` must be the keys configured for [`remote`](Self::remote), `local_index` our index for the
-    /// session, and `cookie` a fresh one of the remote's, if there is one.
+    /// session, and `cookie` a fresh one of the remote's, if there is one. The remote may answer the response with a cookie
+    /// ([`CookieJar::consume_for_response`](crate::CookieJar::consume_for_response)): remember its
+    /// [`first_mac`](crate::first_mac).
     ///
     /// # Errors
     ///
@@ -239,7 +250,7 @@ impl Incoming {
         state.mix_key_and_hash(peer.preshared.as_bytes());
         append_encrypted(&mut message, &[], |text| state.encrypt_and_hash(text));
         message.resize(message.len() + 2 * MAC_LEN, 0);
-        write_macs(&mut message, 2, peer.mac_keys.mac1(protocol), cookie.map(Cookie::as_bytes));
+        write_macs(&mut message, 2, peer.response_mac1(&peer.mac_keys), cookie.map(Cookie::as_bytes));
 
         let session = Session::new(Established {
             state: &state,
@@ -323,6 +334,11 @@ impl IncomingPart1 {
         self.opened.timestamp
     }
 
+    /// The cipher of the session to be, which the remote has chosen.
+    pub fn suite(&self) -> Suite {
+        self.opened.suite
+    }
+
     /// The remote's index for the session to be, which part 2 repeats.
     pub fn remote_index(&self) -> u32 {
         self.opened.remote_index
@@ -341,7 +357,10 @@ impl IncomingPart1 {
     ///
     /// # Errors
     ///
-    /// Why the second part is refused. The first one can still be completed by the right one.
+    /// Why the second part is refused. After [`Malformed`](HandshakeError::Malformed),
+    /// [`OtherHandshake`](HandshakeError::OtherHandshake), [`InvalidMac1`](HandshakeError::InvalidMac1) and
+    /// [`OtherPart2`](HandshakeError::OtherPart2) the first one can still be completed by the right one; after any other error
+    /// this was the announced one, and nothing will come of the handshake.
     pub fn complete(&self, part2: &[u8]) -> Result<Incoming, HandshakeError> {
         let view = MacView::parse(part2).ok_or(HandshakeError::Malformed)?;
         if view.kind != MessageKind::InitiationPart2 {
@@ -350,7 +369,7 @@ impl IncomingPart1 {
         if !self.matches(part2) {
             return Err(HandshakeError::OtherHandshake);
         }
-        if !view.verify_mac1(&self.mac_keys) {
+        if !view.verify_mac1(self.mac_keys.mac1(Protocol::ShadowMesh)) {
             return Err(HandshakeError::InvalidMac1);
         }
         let sealed = &part2[initiation::PART2_KEM];

@@ -231,6 +231,12 @@ impl Session {
     }
 
     #[cold]
+    fn opening_key(&self, lane: u8) -> AeadKey {
+        let [to_responder, to_initiator] = self.lane_keys(lane);
+        AeadKey::new(self.suite, if self.initiator { &to_initiator } else { &to_responder })
+    }
+
+    #[cold]
     fn derive_lane(&self, lane: u8) -> Box<Lane> {
         let [to_responder, to_initiator] = self.lane_keys(lane);
         let (sealing, opening) =
@@ -268,15 +274,20 @@ impl Session {
         if usize::from(lane) >= self.lane_count() {
             return Err(OpenError::UnknownLane);
         }
-        let state = self.lane(lane);
         Ok(Opener {
-            key: &state.opening,
-            // Nothing that runs under this lock can panic halfway through a change to the window, so it is
-            // whole.
-            window: state.window.lock().unwrap_or_else(PoisonError::into_inner),
+            session: self,
+            lane: match self.lanes[usize::from(lane)].get() {
+                Some(state) => LaneKey::kept(state),
+                None => LaneKey::Tried(self.opening_key(lane)),
+            },
             header_prefix: header_prefix(self.protocol, lane, self.local_index),
             authenticate_header: self.protocol == Protocol::ShadowMesh,
         })
+    }
+
+    /// How many lanes hold keys.
+    pub fn lanes_in_use(&self) -> usize {
+        self.lanes.iter().filter(|lane| lane.get().is_some()).count()
     }
 }
 
@@ -347,10 +358,18 @@ impl fmt::Debug for Sealer<'_> {
 
 /// Opens packets of one lane of a session, and holds that lane's replay window meanwhile.
 pub struct Opener<'a> {
-    key: &'a AeadKey,
-    window: MutexGuard<'a, ReplayWindow>,
+    session: &'a Session,
+    lane: LaneKey<'a>,
     header_prefix: [u8; 8],
     authenticate_header: bool,
+}
+
+/// What an opener opens with.
+enum LaneKey<'a> {
+    /// A lane that is in use.
+    Kept { key: &'a AeadKey, window: MutexGuard<'a, ReplayWindow> },
+    /// The key of a lane on which nothing authentic was seen yet: headers can be made up, and shall not make lanes.
+    Tried(AeadKey),
 }
 
 impl Opener<'_> {
@@ -377,10 +396,38 @@ impl Opener<'_> {
         }
         // A replay is refused before the work of decrypting it; a counter is recorded only once its packet is
         // authentic.
-        self.window.check(counter)?;
         let associated_data: &[u8] = if self.authenticate_header { header } else { &[] };
-        self.key.open(counter_nonce(counter), associated_data, text, tag).map_err(|_| OpenError::Forged)?;
-        Ok(Opened { counter, newest: self.window.record(counter) })
+        let nonce = counter_nonce(counter);
+        match &mut self.lane {
+            LaneKey::Kept { key, window } => {
+                window.check(counter)?;
+                key.open(nonce, associated_data, text, tag).map_err(|_| OpenError::Forged)?;
+                Ok(Opened { counter, newest: window.record(counter) })
+            }
+            LaneKey::Tried(key) => {
+                key.open(nonce, associated_data, text, tag).map_err(|_| OpenError::Forged)?;
+                self.first_on_lane(counter)
+            }
+        }
+    }
+
+    /// A packet has shown that the lane is in use. Another thread may have come first with a packet of the same lane.
+    #[cold]
+    fn first_on_lane(&mut self, counter: u64) -> Result<Opened, OpenError> {
+        let mut kept = LaneKey::kept(self.session.lane(self.header_prefix[1]));
+        let LaneKey::Kept { window, .. } = &mut kept else { return Err(OpenError::UnknownLane) };
+        let fresh = window.check(counter).map(|()| window.record(counter));
+        self.lane = kept;
+        Ok(Opened { counter, newest: fresh? })
+    }
+}
+
+impl<'a> LaneKey<'a> {
+    #[inline]
+    fn kept(lane: &'a Lane) -> Self {
+        // Nothing that runs under this lock can panic halfway through a change to the window, so it is whole.
+        let window = lane.window.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::Kept { key: &lane.opening, window }
     }
 }
 

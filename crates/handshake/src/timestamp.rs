@@ -6,8 +6,11 @@ use std::time::Duration;
 /// than the greatest it has seen. They are compared as one big-endian number.
 ///
 /// WireGuard peers expect the time of day ([`Timestamp::tai64n`]). Between ShadowMesh nodes it is a counter
-/// that survives restarts ([`Timestamp::from_counter`]): a wrong clock then locks nobody out, and tells
-/// nobody the time.
+/// that survives restarts ([`Timestamp::from_epoch`]): a wrong clock then locks nobody out.
+///
+/// What it tells, and whom: it travels sealed for the responder, who learns the sender's epoch and how many initiations the
+/// sender has made to it since. Where epochs come from a clock, as in the daemon, that is about when the sender was started.
+/// Nobody else learns either, unless he has the responder's private key or a quantum computer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Timestamp(pub [u8; 12]);
 
@@ -23,6 +26,15 @@ impl Timestamp {
     pub fn from_counter(counter: u64) -> Self {
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&counter.to_be_bytes());
+        Self(bytes)
+    }
+
+    /// The timestamp of initiation number `number` of an epoch. An epoch is a stretch of a node's life over which it has counted
+    /// without forgetting: each is greater than the one before. Numbers beyond 32 bits carry into the epoch.
+    pub fn from_epoch(epoch: u64, number: u64) -> Self {
+        let whole = (u128::from(epoch) << 32).saturating_add(u128::from(number)).min((1 << 96) - 1);
+        let mut bytes = [0; Self::LEN];
+        bytes.copy_from_slice(&whole.to_be_bytes()[16 - Self::LEN..]);
         Self(bytes)
     }
 
@@ -47,6 +59,14 @@ mod tests {
     fn counters_are_ordered_as_numbers() {
         assert!(Timestamp::from_counter(255) < Timestamp::from_counter(256));
         assert!(Timestamp::default() < Timestamp::from_counter(1));
+    }
+
+    #[test]
+    fn epochs_count_more_than_numbers_and_neither_ends() {
+        assert!(Timestamp::from_epoch(7, u64::from(u32::MAX)) < Timestamp::from_epoch(8, 0));
+        assert!(Timestamp::from_epoch(7, 1 << 32) > Timestamp::from_epoch(7, (1 << 32) - 1), "no wrap");
+        assert!(Timestamp::from_epoch(u64::from(u32::MAX), 5) < Timestamp::from_epoch(1 << 32, 0));
+        assert_eq!(Timestamp::from_epoch(u64::MAX, u64::MAX), Timestamp([0xff; 12]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod support;
 use std::net::SocketAddr;
 
 use handshake::{
-    COOKIE_REPLY_LEN, CookieChecker, CookieJar, HandshakeError, Protocol, classify, receiver_index,
+    COOKIE_REPLY_LEN, CookieChecker, CookieJar, HandshakeError, Protocol, classify, first_mac, receiver_index,
 };
 use rand_chacha::ChaCha20Rng;
 use support::{ALICE_INDEX, Pair, at, flip, rng};
@@ -25,7 +25,7 @@ fn scenes() -> impl Iterator<Item = Scene> {
     Pair::every_form().into_iter().map(|(form, pair)| {
         let mut rng = rng(30);
         let checker = CookieChecker::new(&pair.bob, &mut rng);
-        let jar = CookieJar::new(&pair.bob.public_key());
+        let jar = CookieJar::new(&pair.to_bob);
         Scene { form, pair, checker, jar, rng }
     })
 }
@@ -145,7 +145,7 @@ fn a_reply_to_another_message_or_from_somebody_else_is_refused() {
         let reply = scene.checker.reply(at(0), &datagrams[0], home(), &mut scene.rng);
         let other = scene.jar.consume(at(0), &reply, second.last_mac1());
         assert_eq!(other, Err(HandshakeError::Unauthentic), "{form}: bound to the message");
-        let mut carols = CookieJar::new(&scene.pair.alice.public_key());
+        let mut carols = CookieJar::new(&scene.pair.to_alice);
         assert_eq!(
             carols.consume(at(0), &reply, first.last_mac1()),
             Err(HandshakeError::Unauthentic),
@@ -214,10 +214,13 @@ fn a_damaged_second_mac_proves_nothing() {
 }
 
 #[test]
-fn the_second_part_of_a_split_initiation_needs_no_cookie() {
+fn the_second_part_of_a_split_initiation_proves_nothing() {
     let mut scene = scenes().last().unwrap();
-    let (_, datagrams) = scene.pair.initiate();
-    assert!(scene.checker.verify_mac2(at(0), &datagrams[1], home()));
+    scene.obtain_cookie(0, home());
+    let cookie = *scene.jar.current(at(0)).unwrap();
+    let (_, datagrams) = scene.pair.initiate_with(Some(&cookie));
+    assert!(scene.checker.verify_mac2(at(0), &datagrams[0], home()));
+    assert!(!scene.checker.verify_mac2(at(0), &datagrams[1], home()));
 }
 
 #[test]
@@ -225,14 +228,19 @@ fn a_response_carries_the_cookie_its_sender_was_given() {
     for mut scene in scenes() {
         // Alice is under load, too, and has Bob prove where he is.
         let mut checker = CookieChecker::new(&scene.pair.alice, &mut scene.rng);
-        let mut jar = CookieJar::new(&scene.pair.alice.public_key());
+        let mut jar = CookieJar::new(&scene.pair.to_alice);
         let (_, datagrams) = scene.pair.initiate();
         let incoming = scene.pair.receive(&datagrams).unwrap();
         let (response, _) = scene.pair.respond(incoming).unwrap();
         assert!(!checker.verify_mac2(at(0), &response, home()), "{}", scene.form);
-        let reply = checker.reply(at(0), &response, home(), &mut scene.rng);
-        let mac1 = response[response.len() - 32..][..16].try_into().unwrap();
-        jar.consume(at(0), &reply, mac1).unwrap();
+        let Pair { to_bob, .. } = &scene.pair;
+        assert!(checker.verify_response_mac1(to_bob, &response), "{}", scene.form);
+        let reply = checker.reply_to_response(at(0), to_bob, &response, home(), &mut scene.rng);
+        assert!(reply.len() <= response.len(), "{}", scene.form);
+        let mac1 = first_mac(&response).unwrap();
+        jar.consume_for_response(at(0), &reply, &mac1).unwrap();
+        let for_an_initiation = jar.consume(at(0), &reply, &mac1).is_ok();
+        assert_eq!(for_an_initiation, to_bob.protocol() == Protocol::WireGuard, "{}", scene.form);
 
         let incoming = scene.pair.receive(&datagrams).unwrap();
         let Pair { to_alice, .. } = &scene.pair;
@@ -251,6 +259,6 @@ fn cookies_of_the_two_protocols_do_not_mix() {
     let (initiation, datagrams) = wireguard.initiate();
     let mut reply = checker.reply(at(0), &datagrams[0], home(), &mut rng);
     reply[0] = 19;
-    let mut jar = CookieJar::new(&wireguard.bob.public_key());
+    let mut jar = CookieJar::new(&wireguard.to_bob);
     assert_eq!(jar.consume(at(0), &reply, initiation.last_mac1()), Err(HandshakeError::Unauthentic));
 }

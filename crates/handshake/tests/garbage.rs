@@ -5,11 +5,11 @@
 mod support;
 
 use handshake::{
-    CookieChecker, CookieJar, DataHeader, Incoming, IncomingPart1, LANES, Protocol, PublicKey, classify,
-    receiver_index, sender_index,
+    CookieChecker, CookieJar, DataHeader, Incoming, IncomingPart1, LANES, Protocol, classify, receiver_index,
+    sender_index,
 };
 use proptest::prelude::*;
-use support::{Pair, at, refresh_mac1, rng};
+use support::{Pair, at, refresh_mac1, refresh_response_mac1, rng};
 
 /// Datagrams that get past the cheap checks more often than chance would have it: with a known type, that
 /// type's length, or both.
@@ -47,8 +47,11 @@ fn feed(pair: &mut Pair, datagram: &[u8]) {
     checker.verify_mac1(datagram);
     checker.verify_mac2(at(0), datagram, from);
     checker.reply(at(0), datagram, from, &mut pair.rng);
-    let mut jar = CookieJar::new(&pair.bob.public_key());
+    checker.verify_response_mac1(&pair.to_alice, datagram);
+    checker.reply_to_response(at(0), &pair.to_alice, datagram, from, &mut pair.rng);
+    let mut jar = CookieJar::new(&pair.to_bob);
     assert!(jar.consume(at(0), datagram, initiation.last_mac1()).is_err());
+    assert!(jar.consume_for_response(at(0), datagram, initiation.last_mac1()).is_err());
 }
 
 fn feed_to_session(protocol: Protocol, datagram: &[u8]) {
@@ -63,11 +66,6 @@ fn feed_to_session(protocol: Protocol, datagram: &[u8]) {
     }
 }
 
-/// The receiver of messages of each type, where there are any.
-fn receiver(pair: &Pair, datagram: &[u8]) -> PublicKey {
-    if matches!(datagram.first(), Some(2 | 18)) { pair.alice.public_key() } else { pair.bob.public_key() }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -76,8 +74,10 @@ proptest! {
         let mut pair = Pair::new(Protocol::ShadowMesh);
         feed(&mut pair, &datagram);
         if datagram.len() >= 64 {
-            let receiver = receiver(&pair, &datagram);
-            refresh_mac1(&mut datagram, &receiver);
+            match datagram.first() {
+                Some(2 | 18) => refresh_response_mac1(&mut datagram, &pair),
+                _ => refresh_mac1(&mut datagram, &pair.bob.public_key()),
+            }
             feed(&mut pair, &datagram);
             feed(&mut Pair::new(Protocol::WireGuard), &datagram);
         }

@@ -164,7 +164,7 @@ fn every_flipped_bit_of_a_response_is_refused_and_does_not_end_the_handshake() {
         }
         for byte in 0..response.len() - 32 {
             let mut damaged = flip(&response, byte * 8 + byte % 8);
-            support::refresh_mac1(&mut damaged, &pair.alice.public_key());
+            support::refresh_response_mac1(&mut damaged, &pair);
             // WireGuard authenticates the sender's index only by the first MAC.
             if pair.to_bob.protocol() == Protocol::ShadowMesh || !(4..8).contains(&byte) {
                 assert!(
@@ -421,12 +421,29 @@ fn an_ephemeral_key_of_low_order_is_refused() {
         let incoming = pair.receive(&datagrams).unwrap();
         let (mut response, _) = pair.respond(incoming).unwrap();
         response[12..44].fill(0);
-        support::refresh_mac1(&mut response, &pair.alice.public_key());
+        support::refresh_response_mac1(&mut response, &pair);
         let result = initiation.finish(&pair.alice, &pair.to_bob, &response, at(0));
         assert_eq!(result.err(), Some(HandshakeError::LowOrderKey), "{form}");
 
         datagrams[0][8..40].fill(0);
         support::refresh_mac1(&mut datagrams[0], &pair.bob.public_key());
         assert_eq!(pair.receive(&datagrams).err(), Some(HandshakeError::LowOrderKey), "{form}");
+    }
+}
+
+#[test]
+fn a_list_of_public_keys_does_not_tell_whom_a_native_response_is_for() {
+    for (form, mut pair) in Pair::every_form() {
+        let (_, datagrams) = pair.initiate();
+        let incoming = pair.receive(&datagrams).unwrap();
+        let (response, _) = pair.respond(incoming).unwrap();
+        // What anybody can compute who knows Alice's public key.
+        let mut guessed = response.clone();
+        support::refresh_mac1(&mut guessed, &pair.alice.public_key());
+        let named = guessed[response.len() - 32..] == response[response.len() - 32..];
+        assert_eq!(named, pair.to_bob.protocol() == Protocol::WireGuard, "{form}");
+        // What the two of them can.
+        support::refresh_response_mac1(&mut guessed, &pair);
+        assert!(guessed == response, "{form}: as documented");
     }
 }

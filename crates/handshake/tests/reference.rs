@@ -214,7 +214,9 @@ fn response(mut noise: Noise, alice_ephemeral: &[u8], kem_public: &Encapsulation
     noise.mix_key(&shared);
     noise.mix_psk();
     message.extend(noise.encrypt(&[]));
-    (with_mac1(message, public(ALICE)), noise)
+    message.extend([0; 32]);
+    support::write_mac1(&mut message, b"ShadowMesh v1 response mac1", &x25519(BOB, &public(ALICE)));
+    (message, noise)
 }
 
 /// Alice's state after reading Bob's response.

@@ -126,6 +126,31 @@ fn lanes_have_counters_windows_and_keys_of_their_own() {
 }
 
 #[test]
+fn a_made_up_header_makes_no_lane() {
+    for (form, mut pair) in Pair::every_form() {
+        let (alice, bob) = pair.sessions();
+        for lane in 0..lanes(&alice) {
+            let mut forged = seal(&alice, 0, b"text");
+            let last = forged.len() - 1;
+            (forged[1], forged[last]) = (lane, !forged[last]);
+            assert!(open(&bob, &forged).is_err(), "{form}");
+        }
+        assert_eq!(bob.lanes_in_use(), 0, "{form}: nothing authentic was seen");
+        // Two packets of a run that begins with a forged one, and what makes the lane is counted as seen.
+        let (first, second) = (seal(&alice, 0, b"one"), seal(&alice, 0, b"two"));
+        let mut opener = bob.opener(0).unwrap();
+        let mut forged = first.clone();
+        forged[20] ^= 1;
+        assert_eq!(opener.open(&mut forged), Err(OpenError::Forged), "{form}");
+        assert!(opener.open(&mut first.clone()).unwrap().newest, "{form}");
+        assert_eq!(opener.open(&mut first.clone()), Err(OpenError::Replayed), "{form}");
+        assert!(opener.open(&mut second.clone()).unwrap().newest, "{form}");
+        drop(opener);
+        assert_eq!(bob.lanes_in_use(), 1, "{form}");
+    }
+}
+
+#[test]
 fn a_lane_that_does_not_exist_is_refused() {
     let (alice, bob) = shadowmesh();
     let mut packet = seal(&alice, 0, b"text");

@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use blake2::digest::{Digest, FixedOutput, KeyInit, Update};
 use blake2::{Blake2s256, Blake2sMac};
 use handshake::{
-    COOKIE_REPLY_LEN, CookieChecker, CookieJar, Incoming, IncomingPart1, MessageKind, Protocol, PublicKey,
-    classify, receiver_index, sender_index,
+    COOKIE_REPLY_LEN, CookieChecker, CookieJar, Incoming, IncomingPart1, MessageKind, Protocol, classify,
+    first_mac, receiver_index, sender_index,
 };
 
 use crate::bytes::Bytes;
@@ -34,8 +34,8 @@ pub fn run(input: &[u8]) {
         1 => {
             let mut message = bytes.rest().to_vec();
             // The right MAC for an initiation, then for a response.
-            for receiver in [pair.responder.public_key(), pair.initiator.public_key()] {
-                write_mac1(&mut message, receiver);
+            for response in [false, true] {
+                write_mac1(pair, &mut message, response);
                 parse(pair, kind, &message);
             }
         }
@@ -53,10 +53,20 @@ fn parse(pair: &Pair, kind: u8, message: &[u8]) {
     let from = SocketAddr::from(([192, 0, 2, 1], 9443));
     let mut checker = CookieChecker::new(&pair.responder, &mut rng);
     if checker.verify_mac1(message) {
-        let has_mac2 = !matches!(class, Some(MessageKind::InitiationPart2));
-        assert!(!has_mac2 || !checker.verify_mac2(*NOW, message, from), "a cookie nobody was given");
+        assert!(!checker.verify_mac2(*NOW, message, from), "a cookie nobody was given");
         assert_eq!(checker.reply(*NOW, message, from, &mut rng).len(), COOKIE_REPLY_LEN);
         assert!(COOKIE_REPLY_LEN <= message.len(), "the cookie reply is larger than what it answers");
+    }
+    if checker.verify_response_mac1(&pair.to_initiator, message) {
+        assert!(matches!(class, Some(MessageKind::Response(_))), "a MAC of a response on something else");
+        let reply = checker.reply_to_response(*NOW, &pair.to_initiator, message, from, &mut rng);
+        assert!(reply.len() <= message.len(), "the cookie reply is larger than what it answers");
+        let mut jar = CookieJar::new(&pair.to_responder);
+        let mac1 = first_mac(message).expect("a response has one");
+        assert!(
+            jar.consume_for_response(*NOW, &reply, &mac1).is_ok(),
+            "whoever responded can take the cookie"
+        );
     }
     if let Ok(incoming) = Incoming::receive(&pair.responder, message)
         && incoming.remote() == pair.initiator.public_key()
@@ -74,8 +84,9 @@ fn parse(pair: &Pair, kind: u8, message: &[u8]) {
     let (mut initiation, _) = pair.initiate(suite, kind & 4 != 0, &mut rng);
     let finished = initiation.finish(&pair.initiator, &pair.to_responder, message, *NOW);
     assert!(finished.is_err(), "a response to a handshake that nobody answered");
-    let mut jar = CookieJar::new(&pair.responder.public_key());
+    let mut jar = CookieJar::new(&pair.to_responder);
     assert!(jar.consume(*NOW, message, initiation.last_mac1()).is_err(), "a cookie that nobody gave");
+    assert!(jar.consume_for_response(*NOW, message, initiation.last_mac1()).is_err(), "nor for a response");
 }
 
 /// Plays an authentic handshake in which some bytes are changed on the way, then the same one unchanged.
@@ -126,19 +137,22 @@ fn covered(message: &[u8]) -> &[u8] {
     }
 }
 
-/// Makes the first MAC right for a receiver with that key, as anybody who knows the key can.
-fn write_mac1(message: &mut [u8], receiver: PublicKey) {
+/// Makes the first MAC right: that of a message to the responder, as anybody who knows its key can, or that of a response, which in
+/// the native protocol only the two of them can.
+fn write_mac1(pair: &Pair, message: &mut [u8], response: bool) {
     let Some(kind) = classify(message) else { return };
     let macs = match kind {
         MessageKind::Initiation(_) | MessageKind::InitiationPart1 | MessageKind::Response(_) => 2,
         MessageKind::InitiationPart2 => 1,
         MessageKind::CookieReply(_) | MessageKind::Data(_) => return,
     };
-    let label: &[u8] = match kind.protocol() {
-        Protocol::WireGuard => b"mac1----",
-        Protocol::ShadowMesh => b"ShadowMesh v1 mac1",
+    let (label, of): (&[u8], [u8; 32]) = match (kind.protocol(), response) {
+        (Protocol::WireGuard, false) => (b"mac1----", *pair.responder.public_key().as_bytes()),
+        (Protocol::WireGuard, true) => (b"mac1----", *pair.initiator.public_key().as_bytes()),
+        (Protocol::ShadowMesh, false) => (b"ShadowMesh v1 mac1", *pair.responder.public_key().as_bytes()),
+        (Protocol::ShadowMesh, true) => (b"ShadowMesh v1 response mac1", pair.static_static),
     };
-    let key = Blake2s256::new().chain(label).chain(receiver.as_bytes()).finalize_fixed();
+    let key = Blake2s256::new().chain(label).chain(of).finalize_fixed();
     let (body, tail) = message.split_at_mut(message.len() - macs * MAC_LEN);
     let mac = Blake2sMac::<blake2::digest::consts::U16>::new_from_slice(&key).expect("32 bytes are a key");
     tail[..MAC_LEN].copy_from_slice(&mac.chain(&*body).finalize_fixed());

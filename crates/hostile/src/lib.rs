@@ -22,6 +22,7 @@ pub mod data_packets;
 pub mod fake_tcp;
 pub mod fec_groups;
 pub mod handshake_messages;
+pub mod handshake_sequences;
 pub mod http_connect;
 mod incremental;
 pub mod kcp_segments;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "fake_tcp", run: fake_tcp::run },
     Target { name: "fec_groups", run: fec_groups::run },
     Target { name: "handshake_messages", run: handshake_messages::run },
+    Target { name: "handshake_sequences", run: handshake_sequences::run },
     Target { name: "http_connect", run: http_connect::run },
     Target { name: "kcp_segments", run: kcp_segments::run },
     Target { name: "kcptun_datagrams", run: kcptun_datagrams::run },

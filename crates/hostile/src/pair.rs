@@ -3,6 +3,8 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
+use base64ct::{Base64, Encoding};
 use handshake::{
     Identity, Incoming, IncomingPart1, Initiation, InitiationOptions, PeerKeys, PresharedKey, Protocol,
     Session, StaticSecret, Suite, Timestamp,
@@ -18,6 +20,8 @@ pub(crate) struct Pair {
     pub(crate) to_responder: PeerKeys,
     /// The initiator, as the responder knows it.
     pub(crate) to_initiator: PeerKeys,
+    /// X25519 of their static keys.
+    pub(crate) static_static: [u8; 32],
 }
 
 /// The time of all handshakes here.
@@ -29,15 +33,17 @@ static SHADOWMESH: LazyLock<Pair> = LazyLock::new(|| Pair::new(Protocol::ShadowM
 impl Pair {
     fn new(protocol: Protocol) -> Self {
         let mut rng = rng(0);
-        let initiator = Identity::new(StaticSecret::generate(&mut rng));
+        let initiator = StaticSecret::generate(&mut rng);
         let responder = Identity::new(StaticSecret::generate(&mut rng));
+        let static_static = agree(&initiator, &responder);
+        let initiator = Identity::new(initiator);
         let preshared = PresharedKey::generate(&mut rng);
         let keys = |identity: &Identity, remote| {
             PeerKeys::new(identity, remote, preshared.clone(), protocol).expect("not a key of low order")
         };
         let to_responder = keys(&initiator, responder.public_key());
         let to_initiator = keys(&responder, initiator.public_key());
-        Self { initiator, responder, to_responder, to_initiator }
+        Self { initiator, responder, to_responder, to_initiator, static_static }
     }
 
     /// The lowest two bits of `kind` choose protocol and cipher.
@@ -84,6 +90,16 @@ impl Pair {
         let index = rng.next_u32();
         incoming.respond(&self.to_initiator, index, None, *NOW, rng).expect("the initiation was authentic")
     }
+}
+
+/// X25519 of a private key with a public one.
+fn agree(secret: &StaticSecret, public: &Identity) -> [u8; 32] {
+    let secret = Base64::decode_vec(&secret.to_base64()).expect("a key is base64");
+    let secret = PrivateKey::from_private_key(&X25519, &secret).expect("a key of X25519");
+    let public = public.public_key();
+    let public = UnparsedPublicKey::new(&X25519, public.as_bytes());
+    agreement::agree(&secret, public, (), |shared| Ok(shared.try_into().unwrap_or_default()))
+        .expect("not a key of low order")
 }
 
 /// Randomness that is the same in every run.

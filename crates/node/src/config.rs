@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite};
+use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite, Timestamp};
 use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
@@ -28,15 +28,17 @@ pub struct Config {
     pub secret: StaticSecret,
     /// The cipher of the sessions that this node begins; [`handshake::preferred_suite`] knows the fastest.
     pub suite: Suite,
+    /// No other cipher is used with native peers: an initiation that asks for another one is refused.
+    pub suite_only: bool,
     /// Data-plane threads, and so lanes in use: 1 to [`handshake::LANES`].
     pub workers: usize,
     /// The largest inner packet, in bytes.
     pub mtu: u16,
     /// The peers, in the order that gives them their [`PeerId`].
     pub peers: Vec<PeerConfig>,
-    /// Grows with every start of this identity and is never used twice: the upper half of each handshake's
+    /// Grows with every start of this identity and is never used twice: the upper part of each handshake's
     /// counter. Persist it, or derive it from a clock where nothing can be persisted.
-    pub epoch: u32,
+    pub epoch: u64,
     /// The wall-clock time since the Unix epoch at the `now` that [`Node::new`](crate::Node::new) is given; for the
     /// TAI64N timestamps of WireGuard peers.
     pub unix_time: Duration,
@@ -67,6 +69,9 @@ pub struct PeerConfig {
     pub allowed_ips: Vec<IpNet>,
     /// Send something at least this often.
     pub keepalive: Option<Duration>,
+    /// What the last [`Action::KeepConfirmed`](crate::Action::KeepConfirmed) of an earlier start said of it: initiations that are
+    /// not newer are replays. The default for a peer that it said nothing of.
+    pub confirmed: Timestamp,
 }
 
 /// Why a configuration is refused.

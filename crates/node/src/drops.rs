@@ -89,12 +89,15 @@ reasons! {
     HandshakeReplayed = "handshake_replayed",
     /// A handshake of a peer that sends too many.
     HandshakeRate = "handshake_rate",
-    /// A handshake without a valid cookie while we are under load; answered with a cookie.
+    /// A handshake without a valid cookie while we are under load, or while more initiations of its peer wait than are likely to be
+    /// genuine; answered with a cookie, unless too many were.
     HandshakeNoCookie = "handshake_no_cookie",
-    /// A response or cookie reply that nobody waits for.
+    /// A response, cookie reply or second part that nobody waits for.
     HandshakeUnexpected = "handshake_unexpected",
     /// A handshake message of ours that the operating system refused to send.
     HandshakeSendFailed = "handshake_send_failed",
+    /// An initiation that asks for another cipher than the configuration allows.
+    HandshakeCipher = "handshake_cipher",
     /// More handshake messages than the slow path could take.
     HandshakeBacklog = "handshake_backlog",
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use handshake::{MessageKind, classify};
+use handshake::{MessageKind, PublicKey, Suite, Timestamp, classify};
 use packet::{Buf, Endpoint};
 
 use crate::config::PeerId;
@@ -32,6 +32,8 @@ pub enum Event {
         peer: PeerId,
         /// Our index of the session.
         local_index: u32,
+        /// Where the packet came from.
+        endpoint: Endpoint,
         /// Which of our addresses the peer has used, if that is known.
         local: Option<IpAddr>,
     },
@@ -109,6 +111,10 @@ pub enum Action {
     HangUp(Endpoint),
     /// A ping was answered, or was given up.
     Pong(Pong),
+    /// The newest initiation of each peer that has come to a session in use: keep it for
+    /// [`PeerConfig::confirmed`](crate::PeerConfig::confirmed) at the next start. Comes at most every half minute; at the end
+    /// [`Node::confirmed`](crate::Node::confirmed) has the last of it.
+    KeepConfirmed(Vec<(PublicKey, Timestamp)>),
     /// Something happened that a person may want to read.
     Notice(Notice),
 }
@@ -155,6 +161,19 @@ pub enum Notice {
     HandshakeFailed {
         /// The peer.
         peer: PeerId,
+    },
+    /// A peer without a session sent an initiation that is not newer than one already confirmed: a recorded one, or the peer's clock
+    /// was set back.
+    StaleInitiation {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// An initiation asked for another cipher than the only one that is used here ([`Config::suite_only`](crate::Config)).
+    CipherRefused {
+        /// The peer.
+        peer: PeerId,
+        /// What it asked for.
+        suite: Suite,
     },
     /// The peer's last session ended without a new one.
     Disconnected {

@@ -31,6 +31,7 @@ mod routes;
 mod status;
 mod streams;
 mod table;
+mod unconfirmed;
 mod worker;
 
 pub use config::{Config, ConfigError, PeerConfig, PeerId};

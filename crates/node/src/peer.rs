@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use carrier::{Endpoint, PathMtu};
-use handshake::{CookieJar, IncomingPart1, Initiation, PeerKeys, Session, Timestamp, limits};
+use handshake::{CookieJar, Initiation, PeerKeys, Session, Timestamp, limits};
 use ipnet::IpNet;
 
 use crate::places::Places;
 use crate::table::PeerState;
+use crate::unconfirmed::UnconfirmedSet;
 
 /// Probes sent and not yet answered or given up; older ones give way.
 const OUTSTANDING_MAX: usize = 64;
@@ -40,15 +41,19 @@ pub(crate) struct Peer {
     pub(crate) current: Option<Arc<Session>>,
     /// What the peer may still send on, oldest first.
     pub(crate) previous: VecDeque<Arc<Session>>,
-    /// Made by answering; ours to send on once the peer has used it.
-    pub(crate) next: Option<Arc<Session>>,
+    /// What we have answered, or half received: ours to send on once the peer has used it.
+    pub(crate) unconfirmed: UnconfirmedSet,
     pub(crate) attempt: Option<Attempt>,
-    /// The first half of an initiation in two parts.
-    pub(crate) part1: Option<(IncomingPart1, Instant)>,
-    /// The timestamp of the newest initiation accepted: older ones are replays.
-    pub(crate) greatest_timestamp: Timestamp,
-    /// Each initiation answered pays for a little time; who is too far ahead has to wait (GCRA).
+    /// The timestamp of the newest initiation that has come to a session in use: older ones are replays.
+    pub(crate) confirmed: Timestamp,
+    /// Initiations to it since the start.
+    pub(crate) initiations: u64,
+    /// Each initiation from an address not proved pays for a little time; beyond that a cookie is asked for (GCRA).
     pub(crate) initiations_paid_until: Option<Instant>,
+    /// When it was last told that it asks for a cipher we do not use.
+    pub(crate) cipher_refused_at: Option<Instant>,
+    /// When it was last told that its counters are old.
+    pub(crate) stale_told_at: Option<Instant>,
     pub(crate) cookies: CookieJar,
     /// The path is known, or suspected, not to pass a whole initiation.
     pub(crate) split: bool,
@@ -91,6 +96,8 @@ pub(crate) struct Attempt {
     pub(crate) since: Instant,
     /// A cookie was already taken for this try.
     pub(crate) cookie_taken: bool,
+    /// Responses to this try that cost us a Diffie–Hellman operation and were none.
+    pub(crate) false_responses: u32,
 }
 
 /// A probe on its way.
@@ -205,6 +212,7 @@ impl Path {
         let Some(last) = self.last_reply.replace(new).filter(|last| {
             new.tx_datagrams >= last.tx_datagrams
                 && new.datagrams > last.datagrams
+                && new.bytes >= last.bytes
                 && new.clock_us > last.clock_us
         }) else {
             return;
@@ -259,13 +267,19 @@ impl Path {
 impl Peer {
     /// The sessions that data may arrive on.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
-        [&self.current, &self.next].into_iter().flatten().chain(&self.previous)
+        let answered = self.unconfirmed.answered().map(|answered| &answered.session);
+        self.current.iter().chain(answered).chain(&self.previous)
     }
 
     /// Makes `session` the one to send on. Returns those that nobody needs any more.
     pub(crate) fn switch_to(&mut self, session: Arc<Session>) -> Vec<Arc<Session>> {
-        self.previous.extend(self.current.replace(session));
-        self.previous.extend(self.next.take());
+        let replaced = self.current.replace(session);
+        replaced.map(|replaced| self.keep_behind(replaced)).unwrap_or_default()
+    }
+
+    /// Keeps a session for what the peer still sends on it. Returns those that nobody needs any more.
+    pub(crate) fn keep_behind(&mut self, session: Arc<Session>) -> Vec<Arc<Session>> {
+        self.previous.push_back(session);
         let excess = self.previous.len().saturating_sub(PREVIOUS_MAX);
         self.previous.drain(..excess).collect()
     }
@@ -275,9 +289,8 @@ impl Peer {
         let old = |session: &Arc<Session>| {
             now.saturating_duration_since(session.established()) >= limits::REJECT_AFTER_TIME
         };
-        let mut expired = Vec::new();
+        let mut expired = self.unconfirmed.expire(now);
         expired.extend(self.current.take_if(|session| old(session)));
-        expired.extend(self.next.take_if(|session| old(session)));
         while let Some(session) = self.previous.pop_front_if(|session| old(session)) {
             expired.push(session);
         }
@@ -299,5 +312,46 @@ impl Peer {
     /// Sealed datagrams sent so far.
     pub(crate) fn tx_datagrams(&self) -> u64 {
         self.state.tx_datagrams.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // an origin for the clock that the tests move by hand
+mod tests {
+    use std::net::SocketAddr;
+
+    use carrier::Carrier;
+
+    use super::*;
+    use crate::inner::ProbeReply;
+
+    #[test]
+    fn figures_that_go_back_or_are_absurd_are_no_news_of_the_path() {
+        let start = Instant::now();
+        let to = Endpoint { carrier: Carrier::Udp, address: SocketAddr::from(([192, 0, 2, 1], 9_443)) };
+        let mut path = Path::default();
+        let mut answer = |after: u64, sent: u64, datagrams: u64, bytes: u64, clock_us: u64| {
+            let sent_at = start + Duration::from_millis(after);
+            let purpose = Purpose::Path { confirms: None };
+            let deadline = sent_at + Duration::from_secs(3);
+            let probe = Outstanding { id: 1, sent_at, deadline, tx_datagrams: sent, purpose, to };
+            let reply = ProbeReply { id: 1, datagrams, bytes, clock_us };
+            path.answered(&probe, sent_at + Duration::from_millis(10), &reply);
+            (path.loss, path.rate_bps)
+        };
+        assert_eq!(answer(0, 100, 100, 100_000, 1_000), (None, None));
+        let sane = answer(1_000, 200, 200, 200_000, 1_001_000);
+        assert_eq!(sane, (Some(0.0), Some(800_000.0)));
+        for (after, datagrams, bytes, clock_us) in [
+            (2_000, 300, 5, 2_001_000),
+            (3_000, 5, 300_000, 3_001_000),
+            (4_000, 400, 400_000, 7),
+            (5_000, 0, 0, 0),
+        ] {
+            assert_eq!(answer(after, 300 + after, datagrams, bytes, clock_us), sane, "at {after} ms");
+        }
+        let (loss, rate) = answer(6_000, 9_000, u64::MAX, u64::MAX, u64::MAX);
+        assert!(loss.is_some_and(|loss| (0.0..=1.0).contains(&loss)) && rate.is_some_and(f64::is_finite));
+        assert!(path.bandwidth_delay_packets(1_420).is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! What the node publishes and the workers read: one immutable table, replaced whole.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use handshake::{Protocol, Session};
 use packet::Endpoint;
+use rand_core::Rng;
 
 use crate::config::PeerId;
 use crate::drops::Drops;
@@ -19,7 +21,9 @@ pub(crate) struct Table {
     pub(crate) routes: Arc<Routes>,
     /// Indexed by [`PeerId`].
     pub(crate) peers: Vec<PeerRow>,
-    /// Indexed by [`slot_of`] a session's local index.
+    /// What turns a local index into a place in `sessions`.
+    pub(crate) indices: IndexCipher,
+    /// Indexed by the [slot](IndexCipher::slot_of) of a session's local index.
     pub(crate) sessions: Vec<Option<SessionRow>>,
 }
 
@@ -49,19 +53,60 @@ pub(crate) struct SessionRow {
     pub(crate) peer: PeerId,
 }
 
-/// The low bits of a session's local index are its place in [`Table::sessions`]; the rest is random, so that an index
-/// of a session long gone is not mistaken for one of today.
+/// The low bits of a session's local index, as we read it, are its place in [`Table::sessions`]; the rest is random, so that
+/// an index of a session long gone is not mistaken for one of today.
 pub(crate) const SLOT_BITS: u32 = 20;
 
-pub(crate) fn slot_of(local_index: u32) -> usize {
-    (local_index & ((1 << SLOT_BITS) - 1)) as usize
+/// How an index looks outside: everybody on the way sees it, and nobody shall see how many sessions we have, nor which of them
+/// belong to one peer. A Feistel network of four rounds (Luby and Rackoff, 1988) over two halves of 16 bits under a key of the
+/// node's: a permutation, so that an index still says its slot to whoever has the key, for a few nanoseconds a train. It hides,
+/// and protects nothing: an index is no secret.
+#[derive(Clone, Copy)]
+pub(crate) struct IndexCipher([u32; 4]);
+
+impl IndexCipher {
+    pub(crate) fn new(rng: &mut impl Rng) -> Self {
+        Self(std::array::from_fn(|_| rng.next_u32()))
+    }
+
+    /// Mixes one half with the key of a round (the finalizer of `MurmurHash3`).
+    #[inline]
+    fn round(half: u32, key: u32) -> u32 {
+        let mut value = half ^ key;
+        value = (value ^ value >> 16).wrapping_mul(0x85eb_ca6b);
+        value = (value ^ value >> 13).wrapping_mul(0xc2b2_ae35);
+        (value ^ value >> 16) & 0xffff
+    }
+
+    /// The local index that stands for a slot, below [`SLOT_BITS`], and chance above.
+    pub(crate) fn index_of(self, slot_and_chance: u32) -> u32 {
+        let halves = (slot_and_chance >> 16, slot_and_chance & 0xffff);
+        let mix = |(left, right): (u32, u32), key: &u32| (right, left ^ Self::round(right, *key));
+        let (left, right) = self.0.iter().fold(halves, mix);
+        left << 16 | right
+    }
+
+    /// The slot that a local index stands for.
+    #[inline]
+    pub(crate) fn slot_of(self, local_index: u32) -> usize {
+        let halves = (local_index >> 16, local_index & 0xffff);
+        let unmix = |(left, right): (u32, u32), key: &u32| (right ^ Self::round(left, *key), left);
+        let (left, right) = self.0.iter().rev().fold(halves, unmix);
+        ((left << 16 | right) & ((1 << SLOT_BITS) - 1)) as usize
+    }
+}
+
+impl fmt::Debug for IndexCipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IndexCipher(redacted)")
+    }
 }
 
 impl Table {
     /// The session with that local index.
     #[inline]
     pub(crate) fn session(&self, local_index: u32) -> Option<&SessionRow> {
-        let row = self.sessions.get(slot_of(local_index))?.as_ref()?;
+        let row = self.sessions.get(self.indices.slot_of(local_index))?.as_ref()?;
         (row.session.local_index() == local_index).then_some(row)
     }
 }

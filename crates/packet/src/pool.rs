@@ -106,6 +106,12 @@ impl Pool {
         Some(Buf { storage, filled: 0..0, dirty: 0, home: Arc::clone(home) })
     }
 
+    /// Takes an empty buffer while at least half of all are there: for what anybody can send, lest that use up what others need.
+    pub fn take_spare(&self, class: Class) -> Option<Buf> {
+        let home = self.shelf(class);
+        if home.free.len() * 2 < home.capacity { None } else { self.take(class) }
+    }
+
     /// How much of a class is in use. `capacity` is 0 for a class the pool was made without.
     pub fn usage(&self, class: Class) -> ClassUse {
         let shelf = self.shelf(class);

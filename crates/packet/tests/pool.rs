@@ -141,3 +141,11 @@ fn buffers_come_home_from_other_threads() {
     assert_eq!(pool.usage(Class::Small).in_use, 0);
     assert_eq!(pool.usage(Class::Small).capacity, 3);
 }
+
+#[test]
+fn what_anybody_can_send_gets_no_more_than_half_of_the_buffers() {
+    let pool = pool(0, 8);
+    let spare: Vec<_> = std::iter::from_fn(|| pool.take_spare(Class::Small)).collect();
+    assert_eq!(spare.len(), 5, "down to less than half");
+    assert_eq!(std::iter::from_fn(|| pool.take(Class::Small)).count(), 3);
+}

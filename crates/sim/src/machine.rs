@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret};
+use handshake::{PresharedKey, Protocol, PublicKey, StaticSecret, Suite, Timestamp};
 use ipnet::IpNet;
 use node::{Action, Config, Node, NodeStatus, PeerConfig, PeerId, Ready, Way, Worker};
 use packet::coalesce::CoalesceLimits;
@@ -48,6 +48,8 @@ pub struct NodeSpec {
     pub uplink: Uplink,
     /// Streams to peers, if this node runs any.
     pub streams: Option<SessionConfig>,
+    /// The only cipher to use; `None` for the fastest, and whatever a peer asks for.
+    pub suite: Option<Suite>,
 }
 
 impl Default for NodeSpec {
@@ -64,6 +66,7 @@ impl Default for NodeSpec {
             pool: PoolConfig { large: 256, small: 256 },
             uplink: Uplink::default(),
             streams: None,
+            suite: None,
         }
     }
 }
@@ -158,6 +161,8 @@ pub(crate) struct Machine {
     pub(crate) armed: Option<Duration>,
     secret_seed: [u8; 32],
     pub(crate) public_key: PublicKey,
+    /// What the node had kept on disk: the newest confirmed initiation of each peer.
+    pub(crate) kept: Vec<(PublicKey, Timestamp)>,
     running: Option<Running>,
 }
 
@@ -175,6 +180,7 @@ impl Machine {
             armed: None,
             public_key: secret(secret_seed).public_key(),
             secret_seed,
+            kept: Vec::new(),
             running: None,
         }
     }
@@ -203,7 +209,7 @@ impl Machine {
         self.peers.iter().position(|peer| peer.id == other).map(|at| PeerId(at as u32))
     }
 
-    /// Starts the node, as after boot: nothing is left of an earlier run but its keys.
+    /// Starts the node, as after boot: nothing is left of an earlier run but its keys and what it had kept on disk.
     pub(crate) fn start(&mut self, epoch: Instant, now: Duration, dice: &mut Dice) {
         self.starts += 1;
         self.armed = None;
@@ -211,11 +217,12 @@ impl Machine {
         let unix_time = (Duration::from_secs(UNIX_START_S) + now).as_secs_f64() + self.unix_offset_s as f64;
         let config = Config {
             secret: secret(self.secret_seed),
-            suite: handshake::preferred_suite(),
+            suite: self.spec.suite.unwrap_or_else(handshake::preferred_suite),
             workers: self.spec.workers,
             mtu: self.spec.mtu,
-            peers: self.peers.iter().map(|peer| peer.config.clone()).collect(),
-            epoch: self.starts,
+            peers: self.peers.iter().map(|peer| self.remembered(peer)).collect(),
+            epoch: self.starts.into(),
+            suite_only: self.spec.suite.is_some(),
             unix_time: Duration::from_secs_f64(unix_time),
             coalesce: if offload { CoalesceLimits::ALL } else { CoalesceLimits::default() },
             streams: self.spec.streams.is_some(),
@@ -246,6 +253,17 @@ impl Machine {
             streams,
         });
         self.addresses_changed();
+    }
+
+    /// What is configured of a peer, and what was kept of it.
+    fn remembered(&self, peer: &Peer) -> PeerConfig {
+        let kept = self.kept.iter().find(|(key, _)| *key == peer.config.public_key);
+        PeerConfig { confirmed: kept.map_or_else(Timestamp::default, |&(_, at)| at), ..peer.config.clone() }
+    }
+
+    /// The private key of this machine, for an attacker who has stolen it.
+    pub(crate) fn stolen_key(&self) -> StaticSecret {
+        secret(self.secret_seed)
     }
 
     pub(crate) fn kill(&mut self) {
@@ -541,6 +559,7 @@ pub(crate) fn introduce(
             ways: options.carriers.iter().map(|&carrier| Way { carrier, port: None }).collect(),
             allowed_ips,
             keepalive: options.keepalive,
+            confirmed: Timestamp::default(),
         },
     });
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use handshake::{PublicKey, StaticSecret};
 use node::{NodeStatus, Notice, PeerStatus};
 use packet::{Ecn, VnetHeader};
 use stream::association::{Association, Ended};
@@ -234,7 +235,17 @@ impl World {
         self.machines[node.0].kill();
     }
 
-    /// Starts a node (again, if it runs): same keys, nothing else kept.
+    /// The private key of a node, as whoever has broken into it would have it.
+    pub fn steal_key(&self, node: NodeId) -> StaticSecret {
+        self.machines[node.0].stolen_key()
+    }
+
+    /// The public key of a node.
+    pub fn public_key(&self, node: NodeId) -> PublicKey {
+        self.machines[node.0].public_key
+    }
+
+    /// Starts a node (again, if it runs): same keys, and what it has kept on disk.
     pub fn restart(&mut self, node: NodeId) {
         self.start_all();
         self.kill(node);

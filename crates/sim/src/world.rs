@@ -413,6 +413,7 @@ impl World {
                 self.notices.entry(id).or_default().push((self.now, notice));
             }
             // The machine has answered; there is nothing to open.
+            Action::KeepConfirmed(confirmed) => self.machines[id.0].kept = confirmed,
             Action::AskPathMtu { .. } | Action::Dial { .. } | Action::Redial { .. } | Action::HangUp(_) => {}
             Action::Resolve(peer) => {
                 let peer = self.machines[id.0].peers[peer.0 as usize].clone();

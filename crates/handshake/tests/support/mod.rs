@@ -38,6 +38,8 @@ pub struct Pair {
     pub to_bob: PeerKeys,
     /// What Bob knows of Alice.
     pub to_alice: PeerKeys,
+    /// X25519 of their static keys.
+    pub static_static: [u8; 32],
     pub suite: Suite,
     pub split: bool,
     pub rng: ChaCha20Rng,
@@ -50,11 +52,14 @@ impl Pair {
     }
 
     pub fn with_psks(protocol: Protocol, alices: PresharedKey, bobs: PresharedKey) -> Self {
-        let alice = Identity::new(StaticSecret::generate(&mut rng(1)));
+        let alice = StaticSecret::generate(&mut rng(1));
         let bob = Identity::new(StaticSecret::generate(&mut rng(2)));
+        let static_static = x25519(&alice, &bob.public_key());
+        let alice = Identity::new(alice);
         let to_bob = PeerKeys::new(&alice, bob.public_key(), alices, protocol).unwrap();
         let to_alice = PeerKeys::new(&bob, alice.public_key(), bobs, protocol).unwrap();
-        Self { alice, bob, to_bob, to_alice, suite: Suite::Aegis256X4, split: false, rng: rng(3) }
+        let suite = Suite::Aegis256X4;
+        Self { alice, bob, to_bob, to_alice, static_static, suite, split: false, rng: rng(3) }
     }
 
     /// One pair for each form a handshake can take.
@@ -140,11 +145,33 @@ pub fn flip(datagram: &[u8], bit: usize) -> Vec<u8> {
 /// Makes the first MAC of a handshake message right again, as anyone can who knows the receiver's public key.
 /// Written against the documentation, not the code: labels and offsets are repeated here on purpose.
 pub fn refresh_mac1(message: &mut [u8], receiver: &handshake::PublicKey) {
+    let label: &[u8] = if message[0] < 16 { b"mac1----" } else { b"ShadowMesh v1 mac1" };
+    write_mac1(message, label, receiver.as_bytes());
+}
+
+/// The same for Bob's response to Alice: of the native protocol only the two of them can.
+pub fn refresh_response_mac1(message: &mut [u8], pair: &Pair) {
+    match pair.to_bob.protocol() {
+        Protocol::WireGuard => refresh_mac1(message, &pair.alice.public_key()),
+        Protocol::ShadowMesh => write_mac1(message, b"ShadowMesh v1 response mac1", &pair.static_static),
+    }
+}
+
+fn x25519(secret: &StaticSecret, public: &handshake::PublicKey) -> [u8; 32] {
+    use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
+    use base64ct::{Base64, Encoding};
+
+    let secret = Base64::decode_vec(&secret.to_base64()).unwrap();
+    let secret = PrivateKey::from_private_key(&X25519, &secret).unwrap();
+    let public = UnparsedPublicKey::new(&X25519, public.as_bytes());
+    agree(&secret, public, (), |shared| Ok(<[u8; 32]>::try_from(shared).unwrap())).unwrap()
+}
+
+pub fn write_mac1(message: &mut [u8], label: &[u8], of: &[u8; 32]) {
     use blake2::digest::{FixedOutput, KeyInit, Update, consts::U16};
     use blake2::{Blake2s256, Blake2sMac, Digest};
 
-    let label: &[u8] = if message[0] < 16 { b"mac1----" } else { b"ShadowMesh v1 mac1" };
-    let key = Blake2s256::new().chain_update(label).chain_update(receiver.as_bytes()).finalize();
+    let key = Blake2s256::new().chain_update(label).chain_update(of).finalize();
     let start = message.len() - if message[0] == 22 { 16 } else { 32 };
     let (body, macs) = message.split_at_mut(start);
     let mut mac = Blake2sMac::<U16>::new_from_slice(&key).unwrap();

@@ -26,6 +26,7 @@ fn main() {
     write("super_packet", super_packets());
     write("coalescing", trains());
     write("handshake_messages", messages::handshakes());
+    write("handshake_sequences", messages::sequences());
     write("data_packets", messages::data_packets());
     write("config", configs::all());
     write("socks5", proxies::socks5());

@@ -47,6 +47,39 @@ fn with_message(kind: u8, form: u8, which: usize) -> Vec<u8> {
     [&[kind, form][..], &messages[which]].concat()
 }
 
+/// Inputs of `handshake_sequences`.
+pub(crate) fn sequences() -> Seeds {
+    const NATIVE: u8 = 0;
+    const WG: u8 = 1;
+    const BOTH_CALL: u8 = 2;
+    const RIGHT: u8 = 1;
+    const LEFT: u8 = 0;
+    let again = |to: u8, which: u8, from: u8| vec![0, to, 0, which, from];
+    let changed = |to: u8, which: u8, from: u8, at: u8| vec![1, to, 0, which, from, 0, at, 0x40];
+    let lost = |n: u8| vec![2, n];
+    let arrives = |n: u8| vec![3, n];
+    let strangers = |to: u8, from: u8, n: u8| vec![5, to, from, n];
+    let run = |kind: u8, operations: &[Vec<u8>]| [vec![kind], operations.concat()].concat();
+    vec![
+        ("native-undisturbed", run(NATIVE, &[arrives(20)])),
+        ("wireguard-undisturbed", run(WG, &[arrives(20)])),
+        ("both-call", run(BOTH_CALL, &[arrives(20), vec![4, RIGHT], arrives(4)])),
+        ("replayed-initiation", run(NATIVE, &[again(RIGHT, 0, 9), again(RIGHT, 0, 9), again(RIGHT, 0, 0)])),
+        ("replayed-after-the-session", run(WG, &[arrives(20), again(RIGHT, 0, 9), again(RIGHT, 0, 0)])),
+        ("lost-then-in-parts", run(NATIVE, &[lost(60), lost(60), again(RIGHT, 1, 9), again(RIGHT, 2, 9)])),
+        (
+            "part2-changed",
+            run(NATIVE, &[lost(30), again(RIGHT, 1, 0), changed(RIGHT, 2, 0, 200), again(RIGHT, 2, 0)]),
+        ),
+        ("response-changed", run(WG, &[again(RIGHT, 0, 0), changed(LEFT, 1, 1, 60), again(LEFT, 1, 1)])),
+        (
+            "old-ones-fill-all-places",
+            run(NATIVE, &(0..8).map(|n| [lost(63), again(RIGHT, n, 9)].concat()).collect::<Vec<_>>()),
+        ),
+        ("strangers", run(NATIVE, &[strangers(RIGHT, 9, 7), strangers(LEFT, 0, 7), arrives(20)])),
+    ]
+}
+
 pub(crate) fn data_packets() -> Seeds {
     const SEAL: [u8; 4] = [0, 0, 40, 0xab];
     const DELIVER_FIRST: [u8; 2] = [1, 0];

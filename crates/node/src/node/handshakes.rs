@@ -1,13 +1,12 @@
-//! Handshake messages in and out, and what becomes of the sessions they make.
+//! The handshakes that we begin, and what becomes of the sessions that any make. Those of others: `answers.rs`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use carrier::Endpoint;
 use handshake::{
-    HandshakeError, Incoming, IncomingPart1, Initiation, InitiationOptions, MessageKind, Protocol, PublicKey,
-    Session, Timestamp, classify, limits, receiver_index,
+    HandshakeError, Initiation, InitiationOptions, MessageKind, Protocol, Session, classify, limits,
+    receiver_index,
 };
 use rand_core::Rng;
 
@@ -17,13 +16,8 @@ use crate::drops::DropReason;
 use crate::event::{Action, Datagram, Notice};
 use crate::peer::{Attempt, Purpose, Waiting};
 
-/// The least time between two initiations that one peer may have answered, in the long run (WireGuard uses the same).
-const INITIATION_SPACING: Duration = Duration::from_millis(20);
-/// So many may come at once: a node that has just started finds all that its peer has tried meanwhile in its socket, and
-/// only the last one counts.
-const INITIATION_BURST: u32 = 5;
-/// The first half of an initiation waits this long for the second.
-const PART1_LIFE: Duration = Duration::from_secs(5);
+/// So many false responses to one try are worth what they cost.
+const FALSE_RESPONSES_MAX: u32 = 8;
 /// How long a native peer has to answer, by the number of tries. WireGuard's 5 s stay as they are in its protocol.
 const RETRY_AFTER: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), limits::REKEY_TIMEOUT];
@@ -57,7 +51,7 @@ impl Node {
         let elsewhere = p.endpoint != Some(to);
         self.dial(peer, to);
         let Some(local_index) = self.slots.allocate(peer, &mut self.rng) else { return };
-        let timestamp = self.next_timestamp(now, protocol);
+        let timestamp = self.next_timestamp(now, peer);
         let p = &mut self.peers[peer.0 as usize];
         let options = InitiationOptions {
             local_index,
@@ -85,6 +79,7 @@ impl Node {
             tries: tries + 1,
             since,
             cookie_taken: false,
+            false_responses: 0,
         });
     }
 
@@ -125,7 +120,7 @@ impl Node {
         }
     }
 
-    fn abandon_attempt(&mut self, peer: PeerId) {
+    pub(super) fn abandon_attempt(&mut self, peer: PeerId) {
         if let Some(attempt) = self.peers[peer.0 as usize].attempt.take() {
             self.slots.release(attempt.initiation.local_index());
         }
@@ -135,141 +130,53 @@ impl Node {
     pub(super) fn handle_message(&mut self, now: Instant, caller: Caller, message: &[u8]) {
         let result = match classify(message) {
             Some(MessageKind::CookieReply(_)) => self.handle_cookie_reply(now, message),
+            Some(MessageKind::Response(_)) => self.handle_response(now, caller, message),
+            Some(MessageKind::InitiationPart2) => self.handle_part2(now, caller, message),
+            Some(MessageKind::Initiation(_)) => {
+                self.admit(now, caller, message).and_then(|asking| self.handle_whole(now, asking))
+            }
+            Some(MessageKind::InitiationPart1) => {
+                self.admit(now, caller, message).and_then(|asking| self.handle_part1(now, asking))
+            }
             Some(MessageKind::Data(_)) | None => Err(DropReason::UnknownMessage),
-            Some(kind) => self.admit(now, caller, message).and_then(|()| match kind {
-                MessageKind::Initiation(_) => {
-                    let Self { identity, by_key, peers, .. } = self;
-                    let find = |key: &PublicKey| Some(&peers[by_key.get(key)?.0 as usize].keys);
-                    let incoming = Incoming::receive_from(identity, message, find).map_err(reason)?;
-                    self.handle_initiation(now, caller, incoming)
-                }
-                MessageKind::InitiationPart1 => self.handle_part1(now, message),
-                MessageKind::InitiationPart2 => self.handle_part2(now, caller, message),
-                _ => self.handle_response(now, caller.from, message),
-            }),
         };
         if let Err(reason) = result {
             self.drops.add(reason, 1);
         }
     }
 
-    /// The first MAC proves that the sender knows whom it talks to; under load, the second that it is where it says.
-    fn admit(&mut self, now: Instant, caller: Caller, message: &[u8]) -> Result<(), DropReason> {
-        let Caller { from, .. } = caller;
-        if !self.cookies.verify_mac1(message) {
-            return Err(DropReason::HandshakeMac);
-        }
-        if !self.load.arrived(now) {
-            return Ok(());
-        }
-        if !self.cookies.verify_mac2(now, message, from.address) {
-            let reply = self.cookies.reply(now, message, from.address, &mut self.rng);
-            self.transmits.push_back(caller.answer(reply.to_vec()));
-            return Err(DropReason::HandshakeNoCookie);
-        }
-        if self.load.admit(now, from.address.ip()) { Ok(()) } else { Err(DropReason::HandshakeRate) }
-    }
-
-    /// Whether an authenticated initiation is news.
-    fn check_fresh(
-        &mut self,
-        now: Instant,
-        remote: PublicKey,
-        protocol: Protocol,
-        timestamp: Timestamp,
-    ) -> Result<PeerId, DropReason> {
-        let &peer = self.by_key.get(&remote).ok_or(DropReason::HandshakeUnknownPeer)?;
-        let p = &self.peers[peer.0 as usize];
-        if p.keys.protocol() != protocol {
-            return Err(DropReason::HandshakeUnknownPeer);
-        }
-        if timestamp <= p.greatest_timestamp {
-            return Err(DropReason::HandshakeReplayed);
-        }
-        if p.initiations_paid_until
-            .is_some_and(|until| until > now + INITIATION_SPACING * (INITIATION_BURST - 1))
-        {
-            return Err(DropReason::HandshakeRate);
-        }
-        Ok(peer)
-    }
-
-    fn handle_initiation(
-        &mut self,
-        now: Instant,
-        caller: Caller,
-        incoming: Incoming,
-    ) -> Result<(), DropReason> {
-        let timestamp = incoming.timestamp();
-        let peer = self.check_fresh(now, incoming.remote(), incoming.protocol(), timestamp)?;
-        let local_index = self.slots.allocate(peer, &mut self.rng).ok_or(DropReason::HandshakeBacklog)?;
-        let p = &mut self.peers[peer.0 as usize];
-        let cookie = p.cookies.current(now);
-        let made = incoming.respond(&p.keys, local_index, cookie, now, &mut self.rng);
-        let (response, session) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                self.slots.release(local_index);
-                return Err(reason(error));
-            }
-        };
-        p.greatest_timestamp = timestamp;
-        p.initiations_paid_until =
-            p.initiations_paid_until.max(Some(now)).map(|until| until + INITIATION_SPACING);
-        p.part1 = None;
-        let replaced = p.next.replace(Arc::new(session));
-        self.retire(replaced.as_slice());
-        // The path does not move yet: an initiation can be captured and sent on from elsewhere before the original
-        // arrives. What the peer seals in the new session will tell where it is.
-        self.transmits.push_back(caller.answer(response));
-        self.stale = true;
-        Ok(())
-    }
-
-    fn handle_part1(&mut self, now: Instant, message: &[u8]) -> Result<(), DropReason> {
-        let Self { identity, by_key, peers, .. } = self;
-        let find = |key: &PublicKey| Some(&peers[by_key.get(key)?.0 as usize].keys);
-        let part1 = IncomingPart1::receive_from(identity, message, find).map_err(reason)?;
-        let peer = self.check_fresh(now, part1.remote(), Protocol::ShadowMesh, part1.timestamp())?;
-        self.peers[peer.0 as usize].part1 = Some((part1, now + PART1_LIFE));
-        self.split_waiting.retain(|&waiting| waiting != peer);
-        self.split_waiting.push(peer);
-        Ok(())
-    }
-
-    fn handle_part2(&mut self, now: Instant, caller: Caller, message: &[u8]) -> Result<(), DropReason> {
-        let Self { split_waiting, peers, .. } = self;
-        let mut matches = split_waiting.iter().copied().filter_map(|peer| {
-            let (part1, until) = peers[peer.0 as usize].part1.as_ref()?;
-            (now < *until && part1.matches(message)).then_some((peer, part1))
-        });
-        let incoming =
-            matches.find_map(|(peer, part1)| part1.complete(message).ok().map(|made| (peer, made)));
-        let (peer, incoming) = incoming.ok_or(DropReason::HandshakeUnexpected)?;
-        split_waiting.retain(|&waiting| waiting != peer);
-        // The peer's path is narrow: ours to it is likely the same path.
-        peers[peer.0 as usize].split = true;
-        self.handle_initiation(now, caller, incoming)
-    }
-
-    fn handle_response(&mut self, now: Instant, from: Endpoint, message: &[u8]) -> Result<(), DropReason> {
+    /// A response counts only where an attempt of ours waits for one, and then it needs no cookie: a node under load can finish
+    /// what it has begun. Anybody who sees the index can answer a WireGuard initiation with junk that costs two Diffie–Hellman
+    /// operations; after a few of them in one try, only proved senders are heard. (A native response has a first MAC that
+    /// only the peer can make.)
+    fn handle_response(&mut self, now: Instant, caller: Caller, message: &[u8]) -> Result<(), DropReason> {
         let peer = receiver_index(message)
             .and_then(|index| self.slots.owner(index))
             .ok_or(DropReason::HandshakeUnexpected)?;
+        let waiting =
+            |attempt: &&mut Attempt| Some(attempt.initiation.local_index()) == receiver_index(message);
         let p = &mut self.peers[peer.0 as usize];
-        let attempt = p
-            .attempt
-            .as_mut()
-            .filter(|attempt| Some(attempt.initiation.local_index()) == receiver_index(message))
-            .ok_or(DropReason::HandshakeUnexpected)?;
-        let made = attempt.initiation.finish(&self.identity, &p.keys, message, now);
-        let session = Arc::new(made.map_err(reason)?);
+        let attempt = p.attempt.as_mut().filter(waiting).ok_or(DropReason::HandshakeUnexpected)?;
+        if attempt.false_responses >= FALSE_RESPONSES_MAX {
+            self.admit_response(now, caller, peer, message)?;
+        }
+        let p = &mut self.peers[peer.0 as usize];
+        let attempt = p.attempt.as_mut().filter(waiting).ok_or(DropReason::HandshakeUnexpected)?;
+        let session = match attempt.initiation.finish(&self.identity, &p.keys, message, now) {
+            Ok(session) => Arc::new(session),
+            Err(error) => {
+                let cheap = matches!(error, HandshakeError::InvalidMac1 | HandshakeError::Malformed);
+                attempt.false_responses += u32::from(!cheap);
+                return Err(reason(error));
+            }
+        };
         let took = now.saturating_duration_since(attempt.sent_at);
         p.handshake_took = Some(took);
         let (to, elsewhere) = (attempt.to, attempt.elsewhere);
         p.attempt = None; // its slot is the session's now
         // A response can be captured and sent on from elsewhere just as an initiation can: the peer is where we called.
-        let mut endpoint = p.endpoint.unwrap_or(from);
+        let mut endpoint = p.endpoint.unwrap_or(caller.from);
+        p.unconfirmed.pass_over();
         let done = p.switch_to(session);
         self.retire(&done);
         if elsewhere {
@@ -282,12 +189,41 @@ impl Node {
         Ok(())
     }
 
+    /// Has the sender of a response prove its address.
+    fn admit_response(
+        &mut self,
+        now: Instant,
+        caller: Caller,
+        peer: PeerId,
+        message: &[u8],
+    ) -> Result<(), DropReason> {
+        let from = caller.from.address;
+        if !self.cookies.verify_response_mac1(&self.peers[peer.0 as usize].keys, message) {
+            return Err(DropReason::HandshakeMac);
+        }
+        if self.cookies.verify_mac2(now, message, from) {
+            return self.charge(now, caller);
+        }
+        if self.may_reply(now, caller) {
+            let keys = &self.peers[peer.0 as usize].keys;
+            let reply = self.cookies.reply_to_response(now, keys, message, from, &mut self.rng);
+            self.transmits.push_back(caller.answer(reply.to_vec()));
+        }
+        Err(DropReason::HandshakeNoCookie)
+    }
+
+    /// A cookie answers an initiation of ours, which is sent again with it, or a response, and then the next one has it.
     fn handle_cookie_reply(&mut self, now: Instant, message: &[u8]) -> Result<(), DropReason> {
-        let peer = receiver_index(message)
-            .and_then(|index| self.slots.owner(index))
-            .ok_or(DropReason::HandshakeUnexpected)?;
+        let index = receiver_index(message).ok_or(DropReason::HandshakeUnexpected)?;
+        let peer = self.slots.owner(index).ok_or(DropReason::HandshakeUnexpected)?;
         let p = &mut self.peers[peer.0 as usize];
-        let attempt = p.attempt.as_mut().ok_or(DropReason::HandshakeUnexpected)?;
+        let Some(attempt) = p.attempt.as_mut().filter(|attempt| attempt.initiation.local_index() == index)
+        else {
+            let mut answered = p.unconfirmed.answered();
+            let answered = answered.find(|answered| answered.session.local_index() == index);
+            let mac1 = answered.ok_or(DropReason::HandshakeUnexpected)?.response_mac1;
+            return p.cookies.consume_for_response(now, message, &mac1).map_err(reason);
+        };
         p.cookies.consume(now, message, attempt.initiation.last_mac1()).map_err(reason)?;
         // Once a try: whoever can read our initiations shall not make us send them in a circle.
         if !std::mem::replace(&mut attempt.cookie_taken, true) {
@@ -300,22 +236,14 @@ impl Node {
         Ok(())
     }
 
-    /// The peer has used a session that we made by answering: from now on it is ours to send on.
-    pub(super) fn confirm(&mut self, now: Instant, peer: PeerId, local_index: u32, local: Option<IpAddr>) {
-        let Some(p) = self.peers.get_mut(peer.0 as usize) else { return };
-        let Some(session) = p.next.take_if(|next| next.local_index() == local_index) else { return };
-        p.local = local;
-        let endpoint = p.endpoint;
-        let done = p.switch_to(session);
-        self.retire(&done);
-        self.abandon_attempt(peer); // the peer's handshake has done what ours was for
-        if let Some(endpoint) = endpoint {
-            self.established(now, peer, endpoint, None);
-        }
-    }
-
     /// A new session is in use.
-    fn established(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint, took: Option<Duration>) {
+    pub(super) fn established(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        endpoint: Endpoint,
+        took: Option<Duration>,
+    ) {
         self.stale = true;
         let p = &mut self.peers[peer.0 as usize];
         p.unanswered_since = None;
@@ -345,19 +273,9 @@ impl Node {
             self.stale = true;
         }
     }
-
-    /// Ends a first half that has waited in vain.
-    pub(super) fn expire_part1(&mut self, now: Instant) {
-        let Self { split_waiting, peers, .. } = self;
-        split_waiting.retain(|peer| {
-            let part1: &mut Option<_> = &mut peers[peer.0 as usize].part1;
-            part1.take_if(|(_, until)| now >= *until);
-            part1.is_some()
-        });
-    }
 }
 
-fn reason(error: HandshakeError) -> DropReason {
+pub(super) fn reason(error: HandshakeError) -> DropReason {
     match error {
         HandshakeError::Malformed => DropReason::UnknownMessage,
         HandshakeError::InvalidMac1 => DropReason::HandshakeMac,

@@ -1,5 +1,6 @@
 //! The slow path: who the peers are, which sessions stand, and what is due.
 
+mod answers;
 mod handshakes;
 mod load;
 mod mtu;
@@ -7,7 +8,7 @@ mod paths;
 mod slots;
 mod timers;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,7 +21,7 @@ use handshake::{
 };
 use packet::{Class, Pool};
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{Rng, SeedableRng};
 use thiserror::Error;
 
 use self::load::Load;
@@ -34,7 +35,8 @@ use crate::places::Places;
 use crate::routes::Routes;
 use crate::status::{ClassStatus, NodeStatus, PeerStatus, PoolStatus};
 use crate::streams::StreamPort;
-use crate::table::{PeerRow, PeerState, Published, SessionRow, Table};
+use crate::table::{IndexCipher, PeerRow, PeerState, Published, SessionRow, Table};
+use crate::unconfirmed::{Network, UnconfirmedSet};
 use crate::worker::{Setup, Worker};
 
 /// How often the node looks at its peers while any of them is active: its deadlines are half a second apart and more, so
@@ -69,10 +71,9 @@ pub struct Node {
     start: Instant,
     /// The wall-clock time at `start`.
     unix_time: Duration,
-    epoch: u32,
-    /// Handshakes begun since the start.
-    initiations: u32,
+    epoch: u64,
     suite: Suite,
+    suite_only: bool,
     workers: usize,
     /// The MTU of the TUN device.
     mtu: u16,
@@ -80,7 +81,7 @@ pub struct Node {
     by_key: HashMap<PublicKey, PeerId>,
     routes: Arc<Routes>,
     slots: Slots,
-    /// Peers whose initiation is half there.
+    /// Peers of which an initiation is half there.
     split_waiting: Vec<PeerId>,
     published: Arc<Published>,
     /// The table no longer shows how things are.
@@ -91,6 +92,11 @@ pub struct Node {
     rng: ChaCha20Rng,
     cookies: CookieChecker,
     load: Load,
+    /// Where peers are known to be, and since when this is.
+    peer_networks: Option<(Instant, HashSet<Network>)>,
+    /// A peer's [`confirmed`](Peer::confirmed) has risen since it was last kept.
+    confirmed_risen: bool,
+    confirmed_kept_at: Option<Instant>,
     transmits: VecDeque<Datagram>,
     actions: VecDeque<Action>,
     next_tick: Option<Instant>,
@@ -116,7 +122,13 @@ impl Node {
             .collect::<Result<Vec<_>, _>>()?;
         let pool = Pool::new(config.pool);
         let drops = Arc::new(Drops::default());
-        let empty = Table { routes: Arc::clone(&routes), peers: rows(&peers), sessions: Vec::new() };
+        let slots = Slots::new(IndexCipher::new(&mut rng));
+        let empty = Table {
+            routes: Arc::clone(&routes),
+            peers: rows(&peers),
+            indices: slots.cipher(),
+            sessions: Vec::new(),
+        };
         let published = Arc::new(Published::new(empty));
         let workers = (0..config.workers)
             .map(|lane| {
@@ -135,16 +147,17 @@ impl Node {
             })
             .collect();
         let cookies = CookieChecker::new(&identity, &mut rng);
+        let load = Load::new(now, rng.next_u64());
         let mut node = Self {
             identity,
             start: now,
             unix_time: config.unix_time,
             epoch: config.epoch,
-            initiations: 0,
             suite: config.suite,
+            suite_only: config.suite_only,
             workers: config.workers,
             mtu: config.mtu,
-            slots: Slots::default(),
+            slots,
             split_waiting: Vec::new(),
             peers,
             by_key,
@@ -156,7 +169,10 @@ impl Node {
             drops,
             rng,
             cookies,
-            load: Load::new(now),
+            load,
+            peer_networks: None,
+            confirmed_risen: false,
+            confirmed_kept_at: None,
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
             next_tick: None,
@@ -192,8 +208,8 @@ impl Node {
                     self.begin_handshake(now, peer);
                 }
             }
-            Event::SessionConfirmed { peer, local_index, local } => {
-                self.confirm(now, peer, local_index, local);
+            Event::SessionConfirmed { peer, local_index, endpoint, local } => {
+                self.confirm(now, peer, local_index, endpoint, local);
             }
             Event::Roamed { peer, endpoint, local } => self.roam(now, peer, endpoint, local),
             Event::ProbeReply { peer, at, reply } => self.handle_reply(peer, at, &reply),
@@ -309,12 +325,13 @@ impl Node {
             for (index, peer) in self.peers.iter().enumerate() {
                 for session in peer.sessions() {
                     let row = SessionRow { session: Arc::clone(session), peer: PeerId(index as u32) };
-                    sessions[crate::table::slot_of(session.local_index())] = Some(row);
+                    sessions[self.slots.cipher().slot_of(session.local_index())] = Some(row);
                 }
             }
             self.published.publish(Table {
                 routes: Arc::clone(&self.routes),
                 peers: rows(&self.peers),
+                indices: self.slots.cipher(),
                 sessions,
             });
             self.take_published = true;
@@ -425,13 +442,12 @@ impl Node {
         }
     }
 
-    /// The timestamp of the next initiation.
-    fn next_timestamp(&mut self, now: Instant, protocol: Protocol) -> Timestamp {
-        self.initiations += 1;
-        match protocol {
-            Protocol::ShadowMesh => {
-                Timestamp::from_counter(u64::from(self.epoch) << 32 | u64::from(self.initiations))
-            }
+    /// The timestamp of the next initiation to a peer.
+    fn next_timestamp(&mut self, now: Instant, peer: PeerId) -> Timestamp {
+        let p = &mut self.peers[peer.0 as usize];
+        p.initiations += 1;
+        match p.keys.protocol() {
+            Protocol::ShadowMesh => Timestamp::from_epoch(self.epoch, p.initiations),
             Protocol::WireGuard => {
                 Timestamp::tai64n(self.unix_time + now.saturating_duration_since(self.start))
             }
@@ -471,6 +487,7 @@ fn check_routes(peers: &[PeerConfig]) -> Result<Vec<(ipnet::IpNet, PeerId)>, Con
 fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Result<Peer, ConfigError> {
     let keys = PeerKeys::new(identity, peer.public_key, peer.preshared_key, peer.protocol)
         .map_err(|error| ConfigError::Key(peer.name.clone(), error))?;
+    let cookies = CookieJar::new(&keys);
     let places = Places::new(peer.ways, peer.endpoint);
     let endpoint = places.all().first().copied();
     let wanted = mtu::wanted(peer.protocol, endpoint, mtu);
@@ -485,12 +502,14 @@ fn new_peer(identity: &Identity, peer: PeerConfig, mtu: u16, now: Instant) -> Re
         state: Arc::new(PeerState::default()),
         current: None,
         previous: VecDeque::new(),
-        next: None,
+        unconfirmed: UnconfirmedSet::default(),
         attempt: None,
-        part1: None,
-        greatest_timestamp: Timestamp::default(),
+        confirmed: peer.confirmed,
+        initiations: 0,
         initiations_paid_until: None,
-        cookies: CookieJar::new(&peer.public_key),
+        cipher_refused_at: None,
+        stale_told_at: None,
+        cookies,
         split: false,
         unanswered_since: None,
         handshake_took: None,
@@ -510,7 +529,7 @@ fn needs_clock(peer: &Peer) -> bool {
         || peer.sessions().next().is_some()
         || !peer.pings.is_empty()
         || !peer.path.outstanding.is_empty()
-        || peer.part1.is_some()
+        || peer.unconfirmed.halves().next().is_some()
         || (peer.keepalive.is_some() && peer.endpoint.is_some())
 }
 

@@ -29,7 +29,7 @@ const RENEW_WHEN_RECEIVING: Duration = Duration::from_secs(
 
 impl Node {
     pub(super) fn tick(&mut self, now: Instant) {
-        self.expire_part1(now);
+        self.keep_confirmed(now);
         for index in 0..self.peers.len() {
             let peer = PeerId(index as u32);
             self.tick_sessions(now, peer);
@@ -38,13 +38,14 @@ impl Node {
             self.tick_handshake(now, peer);
             self.tick_keepalive(now, peer);
         }
+        self.forget_split();
     }
 
     fn tick_sessions(&mut self, now: Instant, peer: PeerId) {
         let expired = self.peers[peer.0 as usize].expire_sessions(now);
         self.retire(&expired);
         let p = &mut self.peers[peer.0 as usize];
-        if p.connected && p.current.is_none() && p.next.is_none() {
+        if p.connected && p.current.is_none() && p.unconfirmed.answered().next().is_none() {
             p.connected = false;
             self.notice(Notice::Disconnected { peer });
         }

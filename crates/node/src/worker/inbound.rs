@@ -473,8 +473,8 @@ fn report(cx: &mut Context<'_>, row: &SessionRow, from: Place, told: &mut Told) 
     let fresh = |at| cx.now < at + REPORT_AGAIN;
     if !in_use && !told.session.is_some_and(|(index, at)| index == local_index && fresh(at)) {
         told.session = Some((local_index, cx.now));
-        let local = from.local;
-        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index, local });
+        let Place { remote: endpoint, local } = from;
+        cx.events.push(cx.drops, Event::SessionConfirmed { peer, local_index, endpoint, local });
     }
 }
 
@@ -508,7 +508,7 @@ fn hand_to_node(cx: &mut Context<'_>, from: Place, message: &[u8]) {
         cx.drops.add(DropReason::UnknownMessage, 1);
         return;
     }
-    let Some(mut buf) = cx.pool.take(Class::Small) else {
+    let Some(mut buf) = cx.pool.take_spare(Class::Small) else {
         cx.drops.add(DropReason::HandshakeBacklog, 1);
         return;
     };

@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use crate::control::socket::RUN_DIR;
 use crate::daemon::STATE_DIR;
 
-/// The directory of control sockets when neither a flag nor the environment names one.
+/// The directory of control sockets when no flag names one.
 pub(super) fn run_dir() -> PathBuf {
+    if let Some(directory) = named("SHADOWMESH_RUN_DIR") {
+        return directory;
+    }
     if is_root() {
         return RUN_DIR.into();
     }
@@ -18,9 +21,15 @@ pub(super) fn run_dir() -> PathBuf {
     absolute("XDG_RUNTIME_DIR").map_or_else(|| state_home().join("run"), |home| home.join("shadowmesh"))
 }
 
-/// The directory of what must survive a restart when neither a flag nor the environment names one.
+/// The directory of what must survive a restart when no flag names one.
 pub(super) fn state_dir() -> PathBuf {
-    if is_root() { STATE_DIR.into() } else { state_home() }
+    let usual = || if is_root() { STATE_DIR.into() } else { state_home() };
+    named("SHADOWMESH_STATE_DIR").unwrap_or_else(usual)
+}
+
+/// What the environment names.
+fn named(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn state_home() -> PathBuf {

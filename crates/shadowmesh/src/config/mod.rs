@@ -53,7 +53,7 @@ pub struct Config {
     pub listen_place: Option<Place>,
     /// Data-plane threads; `None` to choose from the cores.
     pub workers: Option<usize>,
-    /// The cipher of sessions that this node begins; `None` for the fastest on this CPU.
+    /// The only cipher of sessions with native peers; `None` for the fastest on this CPU, and for whatever a peer asks for.
     pub cipher: Option<Suite>,
     /// Whether to use the kernel's segmentation and checksum offloads where it has them.
     pub offload: bool,

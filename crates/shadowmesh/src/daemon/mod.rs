@@ -12,6 +12,7 @@
 //! interface, its addresses and its routes.
 
 mod carriers;
+mod confirmed;
 mod discovery;
 mod epoch;
 mod handle;
@@ -54,6 +55,7 @@ use crate::failure::Failure;
 use crate::proxy::StopHandle;
 use crate::streams::StreamsThread;
 pub(crate) use carriers::CarrierLink;
+use confirmed::Confirmed;
 use discovery::DiscoveryThread;
 use handle::Command;
 use node_thread::{NodeThread, PeerNotes};
@@ -179,7 +181,9 @@ impl Running {
         let Options { config, state_dir, .. } = options;
         let now = Instant::now();
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch = epoch::next(&state_dir, &config.name, unix_time);
+        let key = config.secret.public_key();
+        let epoch = epoch::next(&state_dir, key, unix_time);
+        let confirmed = Confirmed::of(&state_dir, key);
         let worker_count = config.workers.unwrap_or_else(open::default_workers);
         let mtu = config.tun.as_ref().and_then(|tun| tun.mtu).unwrap_or_else(|| mtu::of_paths(&config));
 
@@ -222,8 +226,15 @@ impl Running {
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
         let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
         let notes = config.peers.iter().map(notes).collect();
-        let beginning =
-            open::Beginning { workers: worker_count, mtu, epoch, unix_time, streams: streams.is_some(), now };
+        let beginning = open::Beginning {
+            workers: worker_count,
+            mtu,
+            epoch,
+            confirmed: confirmed.read(),
+            unix_time,
+            streams: streams.is_some(),
+            now,
+        };
         let (node, workers) = open::create_node(config, device.as_ref(), &beginning)?;
 
         let inbox = streams.as_ref().map(|plan| Arc::clone(&plan.inbox));
@@ -263,6 +274,7 @@ impl Running {
             device,
             wakers: node_wakers,
             streams: inbox.clone(),
+            confirmed,
             peers: notes,
             resolver,
             send_errors: SendErrors::default(),

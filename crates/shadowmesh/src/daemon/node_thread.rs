@@ -15,6 +15,7 @@ use packet::{Carrier, Ecn, Endpoint, Link, Transmit, Via};
 use tokio::sync::oneshot;
 
 use super::carriers::{CarrierLink, Dialler};
+use super::confirmed::Confirmed;
 use super::handle::{Answer, Command, Input, Snapshot};
 use super::resolver::Resolver;
 use super::send_errors::SendErrors;
@@ -48,6 +49,8 @@ pub(super) struct NodeThread {
     pub(super) wakers: Vec<Arc<Waker>>,
     /// Where datagrams of streams go, if anybody runs streams.
     pub(super) streams: Option<Arc<Inbox>>,
+    /// Where it is kept what the node must remember of peers.
+    pub(super) confirmed: Confirmed,
     pub(super) peers: Vec<PeerNotes>,
     pub(super) resolver: Resolver,
     /// What was said of sends that failed.
@@ -81,7 +84,10 @@ impl NodeThread {
                 // Taken only to be handled at once: one more than the round has room for would be lost.
                 let Some(input) = first.take().or_else(|| self.inputs.try_recv().ok()) else { break };
                 match input {
-                    Input::Command(Command::Stop) => return Ok(()),
+                    Input::Command(Command::Stop) => {
+                        self.confirmed.keep(&self.node.confirmed());
+                        return Ok(());
+                    }
                     Input::Event(event) => self.node.handle_event(now, event),
                     Input::Command(command) => self.handle_command(now, command),
                 }
@@ -161,6 +167,7 @@ impl NodeThread {
                     let _ = reply.send(Ok(Answer { peer: self.name(peer).into(), rtt }));
                 }
             }
+            Action::KeepConfirmed(confirmed) => self.confirmed.keep_soon(confirmed),
             Action::Notice(notice) => self.notice(&notice),
         }
     }
@@ -279,6 +286,17 @@ impl NodeThread {
                 self.unreachable.insert(*peer);
                 warn!("{}: does not answer", self.name(*peer));
             }
+            Notice::StaleInitiation { peer } => warn!(
+                "{}: its handshake is not newer than one seen before, so it is refused: a recording, or its clock was set back and its \
+                 state lost. To let it in, stop this node and remove its line from {}",
+                self.name(*peer),
+                self.confirmed.path().display()
+            ),
+            Notice::CipherRefused { peer, suite } => warn!(
+                "{}: asks for {}, which `cipher` forbids: give both ends the same `cipher`",
+                self.name(*peer),
+                suite.name()
+            ),
             Notice::Disconnected { peer } => info!("{}: disconnected", self.name(*peer)),
             Notice::PathMtuLowered { peer, mtu } => {
                 let name = self.name(*peer);

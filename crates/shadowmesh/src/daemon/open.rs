@@ -1,9 +1,11 @@
 //! Opening what a node needs, each failure with the words that help.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use handshake::{PublicKey, Timestamp};
 use log::{info, warn};
 use node::{Node, PeerConfig, Worker};
 use os::fake_tcp::{FakeTcpHandle, FakeTcpLink};
@@ -230,7 +232,9 @@ pub(super) fn default_workers() -> usize {
 pub(super) struct Beginning {
     pub(super) workers: usize,
     pub(super) mtu: u16,
-    pub(super) epoch: u32,
+    pub(super) epoch: u64,
+    /// The newest initiation of each peer that has come to a session in use.
+    pub(super) confirmed: BTreeMap<PublicKey, Timestamp>,
     pub(super) unix_time: Duration,
     /// Somebody runs streams.
     pub(super) streams: bool,
@@ -243,7 +247,7 @@ pub(super) fn create_node(
     device: Option<&TunDevice>,
     beginning: &Beginning,
 ) -> Result<(Node, Vec<Worker>), Failure> {
-    let &Beginning { workers, mtu, epoch, unix_time, streams, now } = beginning;
+    let &Beginning { workers, mtu, epoch, ref confirmed, unix_time, streams, now } = beginning;
     let seed = random()?;
     let tun = device.map(TunDevice::offloads).unwrap_or_default();
     let peers = config.peers.into_iter().map(|peer| PeerConfig {
@@ -258,10 +262,12 @@ pub(super) fn create_node(
         ways: peer.ways,
         allowed_ips: peer.allowed_ips,
         keepalive: peer.keepalive,
+        confirmed: confirmed.get(&peer.public_key).copied().unwrap_or_default(),
     });
     let node = node::Config {
         secret: config.secret,
         suite: config.cipher.unwrap_or_else(handshake::preferred_suite),
+        suite_only: config.cipher.is_some(),
         workers,
         mtu,
         peers: peers.collect(),
