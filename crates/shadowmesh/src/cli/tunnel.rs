@@ -159,9 +159,11 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
         preshared_key: None,
         protocol: Protocol::ShadowMesh,
         endpoint: Some(through.peer.endpoint),
+        endpoint_place: None,
         ways,
         ways_place: None,
         allowed_ips: Vec::new(),
+        allowed_ips_place: None,
         keepalive: Some(KEEPALIVE),
     };
     let config = Config {

@@ -44,7 +44,7 @@ use tokio::sync::mpsc;
 pub(crate) use epoch::STATE_DIR;
 pub(crate) use handle::{Input, NodeHandle};
 
-use crate::config::{Config, Peer};
+use crate::config::{Config, Peer, routes_into_tunnel};
 use crate::control::SocketName;
 use crate::control::server;
 use crate::control::socket::Bound;
@@ -218,7 +218,8 @@ impl Running {
         });
         let endpoints = config.peers.iter().enumerate();
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
-        let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
+        let resolver =
+            Resolver::new(endpoints, family(listen), routes_into_tunnel(&config), inputs.clone(), now);
         let notes = config.peers.iter().map(notes).collect();
         let beginning =
             open::Beginning { workers: worker_count, mtu, epoch, unix_time, streams: streams.is_some(), now };

@@ -192,6 +192,9 @@ impl NodeThread {
     fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<SocketAddr, String>) {
         self.resolver.resolved(now, peer, found);
         if let Ok(endpoint) = found {
+            if let Some(complaint) = self.resolver.complaint(peer, *endpoint) {
+                warn!("{}: {complaint}", self.name(peer));
+            }
             self.node.set_endpoint(now, peer, *endpoint);
         }
     }
