@@ -1,6 +1,6 @@
 //! Files that hold keys: read once, wiped from memory, and refused when other users could read them too.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,11 +17,12 @@ pub(super) struct Text {
     pub(super) contents: Zeroizing<String>,
     /// Others than the owner can read it.
     pub(super) open_to_others: bool,
+    changed_by_others: Option<Writable>,
 }
 
 /// Reads a text file. Errors are reported for `blame`, the file that named it, at `place`.
 pub(super) fn read_text(path: &Path, blame: &Path, place: Option<Place>) -> Result<Text, ConfigError> {
-    read(path).map_err(|error| {
+    let text = read(path).map_err(|error| {
         let what = match error.kind() {
             io::ErrorKind::NotFound => "no such file".into(),
             io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
@@ -46,6 +47,40 @@ pub(super) fn read_text(path: &Path, blame: &Path, place: Option<Place>) -> Resu
             _ => return ConfigError::new(blame, message).at(place),
         };
         ConfigError::new(blame, message).at(place).help(help)
+    })?;
+    match &text.changed_by_others {
+        None => Ok(text),
+        Some(Writable { what, help }) => {
+            let message = format!("every user can change {what}, and with it what this node does");
+            Err(ConfigError::new(blame, message).at(place).help(help))
+        }
+    }
+}
+
+/// What others can write to, and how to end that.
+struct Writable {
+    what: String,
+    help: String,
+}
+
+/// Whether every user can write to a file, or put another in its place: who can do that chooses keys, peers and routes. A
+/// sticky directory, as /tmp, lets nobody replace the files of another.
+fn changed_by_others(path: &Path, file: &Metadata) -> Option<Writable> {
+    const OTHERS_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    if file.mode() & OTHERS_WRITE != 0 {
+        let path = path.display();
+        return Some(Writable { what: format!("`{path}`"), help: format!("chmod o-w {path}") });
+    }
+    // A link can be exchanged where it stands, and the file where it is.
+    let directories = [Some(path.to_owned()), fs::canonicalize(path).ok()].into_iter().flatten();
+    directories.filter_map(|path| Some(path.parent()?.to_owned())).find_map(|directory| {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".").into() } else { directory };
+        let mode = fs::metadata(&directory).ok()?.mode();
+        (mode & OTHERS_WRITE != 0 && mode & STICKY == 0).then(|| Writable {
+            what: format!("the directory of `{}`", path.display()),
+            help: format!("chmod o-w {}", directory.display()),
+        })
     })
 }
 
@@ -64,5 +99,6 @@ fn read(path: &Path) -> io::Result<Text> {
     if file.take(FILE_LEN_MAX + 1).read_to_string(&mut contents)? as u64 > FILE_LEN_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    Ok(Text { contents, open_to_others: named && metadata.mode() & 0o077 != 0 })
+    let changed_by_others = named.then(|| changed_by_others(path, &metadata)).flatten();
+    Ok(Text { contents, open_to_others: named && metadata.mode() & 0o077 != 0, changed_by_others })
 }
