@@ -4,10 +4,12 @@ mod check;
 mod completions;
 mod dump;
 mod iface;
+mod join;
 mod kcptun;
 mod keys;
 mod mdns;
 mod output;
+mod overrides;
 mod ping;
 mod places;
 mod secret;
@@ -108,7 +110,8 @@ Environment, each weaker than its flag and stronger than the file:
 Files:
   /etc/shadowmesh/NAME.toml          configuration; keys in it, or beside it, must have mode 0600
   /run/shadowmesh/NAME.sock          control socket of a running node
-  /var/lib/shadowmesh/NAME.epoch     counts starts, so that no handshake can be replayed
+  /var/lib/shadowmesh/KEY.epoch      counts starts, so that no handshake can be replayed
+  /var/lib/shadowmesh/KEY.lock       held by the one program that uses a key
   For others than root these are $XDG_RUNTIME_DIR/shadowmesh and $XDG_STATE_HOME/shadowmesh (~/.local/state).
 
 Exit codes:

@@ -5,7 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use handshake::PublicKey;
 use log::{debug, warn};
+
+use super::key_lock::file_stem;
 
 /// The directory of state files when neither a flag nor the environment names one.
 pub(crate) const STATE_DIR: &str = "/var/lib/shadowmesh";
@@ -15,8 +18,12 @@ pub(crate) const STATE_DIR: &str = "/var/lib/shadowmesh";
 ///
 /// Where it cannot be written the clock alone must do: two starts within one second, or a clock set back, then cost
 /// the time until the peers' memory of the last handshake is passed.
-pub(super) fn next(state_dir: &Path, node: &str, unix_time: Duration) -> u32 {
-    let path = state_dir.join(format!("{node}.epoch"));
+///
+/// It belongs to the key, whose handshakes it orders, and not to the node's name: two programs of one key, one after the
+/// other, must not use a counter twice.
+pub(super) fn next(state_dir: &Path, key: &PublicKey, node: &str, unix_time: Duration) -> u32 {
+    let path = state_dir.join(format!("{}.epoch", file_stem(key)));
+    adopt(state_dir, node, &path);
     let seconds = u32::try_from(unix_time.as_secs()).unwrap_or(u32::MAX);
     let epoch = match read(&path) {
         Ok(last) => last.saturating_add(1).max(seconds),
@@ -36,6 +43,22 @@ pub(super) fn next(state_dir: &Path, node: &str, unix_time: Duration) -> u32 {
         ),
     }
     epoch
+}
+
+/// Earlier versions named the file by the node. Of `proxy` and `forward`, which had a new name each time, they left one a
+/// run, of use to nobody.
+fn adopt(state_dir: &Path, node: &str, path: &Path) {
+    let of_node = state_dir.join(format!("{node}.epoch"));
+    if of_node.exists() && !path.exists() && fs::rename(&of_node, path).is_ok() {
+        debug!("{} is now {}", of_node.display(), path.display());
+    }
+    for entry in fs::read_dir(state_dir).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("tunnel-")?.strip_suffix(".epoch"));
+        if pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn read(path: &PathBuf) -> io::Result<u32> {
@@ -59,16 +82,41 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("shadowmesh-epoch-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         let at = Duration::from_secs;
-        assert_eq!(next(&directory, "left", at(1_000)), 1_000, "a first start takes the clock");
-        assert_eq!(next(&directory, "left", at(1_000)), 1_001, "twice in one second");
-        assert_eq!(next(&directory, "left", at(10)), 1_002, "the clock was set back");
-        assert_eq!(next(&directory, "left", at(5_000)), 5_000, "time has passed");
-        fs::write(directory.join("left.epoch"), "rubbish").unwrap();
-        assert_eq!(next(&directory, "left", at(5_001)), 5_001, "the file is damaged");
+        let key = PublicKey::from_bytes([7; 32]);
+        let path = directory.join(format!("{}.epoch", file_stem(&key)));
+        assert_eq!(next(&directory, &key, "left", at(1_000)), 1_000, "a first start takes the clock");
+        assert_eq!(next(&directory, &key, "left", at(1_000)), 1_001, "twice in one second");
+        assert_eq!(next(&directory, &key, "left", at(10)), 1_002, "the clock was set back");
+        assert_eq!(next(&directory, &key, "left", at(5_000)), 5_000, "time has passed");
+        fs::write(&path, "rubbish").unwrap();
+        assert_eq!(next(&directory, &key, "left", at(5_001)), 5_001, "the file is damaged");
         fs::remove_dir_all(&directory).unwrap();
 
         fs::write(&directory, "a file where the directory should be").unwrap();
-        assert_eq!(next(&directory, "left", at(7)), 7, "nowhere to write");
+        assert_eq!(next(&directory, &key, "left", at(7)), 7, "nowhere to write");
         fs::remove_file(&directory).unwrap();
+    }
+
+    #[test]
+    fn an_epoch_belongs_to_the_key_and_no_run_leaves_a_file_of_its_own() {
+        let directory = std::env::temp_dir().join(format!("shadowmesh-epoch-key-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        let key = PublicKey::from_bytes([7; 32]);
+        for (name, epoch) in [("left", 9_000), ("tunnel-1", 1), ("tunnel-22", 2), ("tunnel-x", 3)] {
+            fs::write(directory.join(format!("{name}.epoch")), format!("{epoch}\n")).unwrap();
+        }
+        let at = Duration::from_secs(10);
+        assert_eq!(next(&directory, &key, "left", at), 9_001, "the file by the node's name is taken over");
+        assert_eq!(next(&directory, &key, "tunnel-3", at), 9_002, "another name, the same key");
+        let mut names: Vec<_> = fs::read_dir(&directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let mut expected = [format!("{}.epoch", file_stem(&key)), "tunnel-x.epoch".into()];
+        expected.sort();
+        assert_eq!(names, expected);
+        fs::remove_dir_all(&directory).unwrap();
     }
 }

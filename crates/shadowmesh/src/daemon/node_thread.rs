@@ -14,6 +14,7 @@ use packet::{Carrier, Ecn, Endpoint, Link, Transmit, Via};
 use tokio::sync::oneshot;
 
 use super::carriers::{CarrierLink, Dialler};
+use super::flips::{Flips, Move};
 use super::handle::{Answer, Command, Input, Snapshot};
 use super::resolver::Resolver;
 use crate::control::server::Refusal;
@@ -52,6 +53,8 @@ pub(super) struct NodeThread {
     pub(super) pings: HashMap<u64, oneshot::Sender<Result<Answer, Refusal>>>,
     /// Peers whose last handshake was given up.
     pub(super) unreachable: HashSet<PeerId>,
+    /// Peers that are at two places by turns.
+    pub(super) flips: Flips,
 }
 
 impl NodeThread {
@@ -216,7 +219,8 @@ impl NodeThread {
         let udp = self.links[0].udp().offloads();
         let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {
             let unreachable = self.unreachable.contains(&PeerId(*id as u32));
-            !status.connected && (notes.expected || unreachable)
+            let flips = self.flips.flips(now, PeerId(*id as u32));
+            flips || !status.connected && (notes.expected || unreachable)
         });
         let degraded = degraded.map(|(_, (_, notes))| notes.name.clone()).collect();
         let offloads = Offloads {
@@ -256,7 +260,17 @@ impl NodeThread {
                 self.unreachable.remove(peer);
                 debug!("{}: fresh keys", self.name(*peer));
             }
-            Notice::Roamed { peer, endpoint } => info!("{}: moved to {endpoint}", self.name(*peer)),
+            Notice::Roamed { peer, endpoint } => {
+                let name = self.name(*peer).to_owned();
+                match self.flips.moved(Instant::now(), *peer, *endpoint) {
+                    Move::Plain => info!("{name}: moved to {endpoint}"),
+                    Move::FirstFlip => warn!(
+                        "{name}: two programs use this key: it moves to {endpoint} and back within seconds, again and again; stop \
+                         one of them, or give it a key of its own"
+                    ),
+                    Move::Flip => debug!("{name}: moved to {endpoint}"),
+                }
+            }
             Notice::HandshakeFailed { peer } => {
                 self.unreachable.insert(*peer);
                 warn!("{}: does not answer", self.name(*peer));
