@@ -40,6 +40,8 @@ impl Signals {
     /// Blocks the signals in the calling thread and in all threads that it starts from now on: so call this first
     /// thing in `main`. A thread that existed before would still be killed by them.
     ///
+    /// A `SIGHUP` that the process was started to ignore, as by `nohup(1)`, stays ignored.
+    ///
     /// Child processes inherit the blocking: give a [`Command`](std::process::Command) to
     /// [`unblock_in`](Self::unblock_in) before it is spawned.
     ///
@@ -51,7 +53,10 @@ impl Signals {
         unsafe { libc::sigemptyset(mask.as_mut_ptr()) };
         // SAFETY: initialised by the line before.
         let mut mask = unsafe { mask.assume_init() };
-        for (number, _) in Signal::ALL {
+        for (number, signal) in Signal::ALL {
+            if signal == Signal::Hangup && is_ignored(number) {
+                continue;
+            }
             // SAFETY: an initialised set and a valid signal number.
             unsafe { libc::sigaddset(&raw mut mask, number) };
         }
@@ -88,6 +93,15 @@ impl Signals {
         // SAFETY: between fork and exec the closure makes one async-signal-safe call and allocates nothing.
         unsafe { command.pre_exec(move || change_mask(libc::SIG_UNBLOCK, &mask)) }
     }
+}
+
+/// Whether the process ignores a signal. Once blocked it would be queued all the same.
+fn is_ignored(number: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: asks only; the kernel writes one `sigaction`.
+    let asked = unsafe { libc::sigaction(number, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: written by the kernel, as the call has succeeded.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
 fn change_mask(how: libc::c_int, mask: &libc::sigset_t) -> io::Result<()> {

@@ -5,6 +5,8 @@ use std::env;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +28,7 @@ enum Style {
 
 /// Starts logging to stderr.
 pub(crate) fn start(level: LevelFilter) {
-    let style = if env::var_os("JOURNAL_STREAM").is_some() {
+    let style = if stderr_is_the_journal() {
         Style::Journal
     } else if io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
         Style::Colour
@@ -34,6 +36,21 @@ pub(crate) fn start(level: LevelFilter) {
         Style::Plain
     };
     install(level, Logger { style, file: None });
+}
+
+/// Whether stderr is what `JOURNAL_STREAM` names (`systemd.exec(5)`). A program whose stderr was redirected has the variable
+/// too, of whoever started it.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
+    let Ok(metadata) = File::from(stderr).metadata() else { return false };
+    env::var("JOURNAL_STREAM").is_ok_and(|stream| names(&stream, metadata.dev(), metadata.ino()))
+}
+
+/// Whether `DEVICE:INODE` is that device and inode.
+fn names(stream: &str, device: u64, inode: u64) -> bool {
+    stream
+        .split_once(':')
+        .is_some_and(|(of_device, of_inode)| (of_device.parse(), of_inode.parse()) == (Ok(device), Ok(inode)))
 }
 
 /// Starts logging to the end of a file, which is made if there is none.
@@ -131,5 +148,13 @@ mod tests {
     fn systemd_gets_a_priority_and_adds_the_time_itself() {
         let line = line(Style::Journal, Duration::ZERO, Level::Warn, &format_args!("low on memory"));
         assert_eq!(line, "<4>low on memory\n");
+    }
+
+    #[test]
+    fn the_journal_is_the_one_file_that_its_variable_names() {
+        assert!(names("8:42", 8, 42));
+        for stream in ["1:2", "8:43", "9:42", "8", "", "8:42:1", "x:y"] {
+            assert!(!names(stream, 8, 42), "{stream}");
+        }
     }
 }

@@ -362,6 +362,164 @@ fn values_of_the_wrong_kind_or_out_of_range_are_refused() {
     }
 }
 
+/// A configuration with that listening address, that endpoint and those allowed IPs.
+fn towards(listen: &str, endpoint: &str, allowed_ips: &str) -> String {
+    let right =
+        peer("right", RIGHT_KEY, &format!("endpoint = \"{endpoint}\"\nallowed_ips = [{allowed_ips}]"));
+    format!("{NODE}listen = \"{listen}\"\n{TUN}{right}")
+}
+
+#[test]
+fn a_route_that_covers_an_endpoint_is_refused_with_what_to_write() {
+    refused(
+        &towards("0.0.0.0:9443", "192.0.2.2:9443", "\"192.0.2.0/30\""),
+        "left.toml:11:15: allowed IP 192.0.2.0/30 of peer `right` covers 192.0.2.2, the endpoint of peer `right`: the tunnel \
+         would carry its own datagrams
+ help: name only the networks behind the peer; for all of 192.0.2.0/30 but 192.0.2.2, put in place of \"192.0.2.0/30\": \
+         \"192.0.2.0/31\", \"192.0.2.3/32\"",
+    );
+    for (endpoint, allowed, covered) in [
+        ("192.0.2.2:9443", "0.0.0.0/0", "192.0.2.2"),
+        ("[::ffff:192.0.2.2]:9443", "0.0.0.0/0", "192.0.2.2"),
+        ("[2001:db8::2]:9443", "::/0", "2001:db8::2"),
+        ("[2001:db8::2]:9443", "2001:db8::2/128", "2001:db8::2"),
+    ] {
+        refused_first_line(
+            &towards("0.0.0.0:9443", endpoint, &format!("\"{allowed}\"")),
+            &format!(
+                "left.toml:11:15: allowed IP {allowed} of peer `right` covers {covered}, the endpoint of peer `right`: the tunnel \
+                 would carry its own datagrams"
+            ),
+        );
+    }
+    refused_first_line(
+        &towards("0.0.0.0:9443", "10.77.0.9:9443", "\"10.77.0.2\""),
+        "left.toml:6:11: the network 10.77.0.0/24 of the interface's address covers 10.77.0.9, the endpoint of peer `right`: \
+         the tunnel would carry its own datagrams",
+    );
+    for (endpoint, allowed) in [
+        ("192.0.2.2:9443", "::/0"),
+        ("127.0.0.1:9443", "0.0.0.0/0"),
+        ("[::1]:9443", "::/0"),
+        ("vpn.example.org:9443", "0.0.0.0/0"),
+    ] {
+        let text = towards("0.0.0.0:9443", endpoint, &format!("\"{allowed}\""));
+        assert_eq!(check(&scratch_with_key(), &text), (Some(0), String::new()), "{endpoint} {allowed}");
+    }
+}
+
+#[test]
+fn what_is_said_to_write_instead_of_a_route_is_accepted() {
+    for (endpoint, allowed) in [("192.0.2.2:9443", "0.0.0.0/0"), ("[2001:db8::2]:9443", "::/0")] {
+        let (_, message) =
+            check(&scratch_with_key(), &towards("0.0.0.0:9443", endpoint, &format!("\"{allowed}\"")));
+        let (_, instead) = message.trim_end().rsplit_once(&format!("in place of \"{allowed}\": ")).unwrap();
+        let text = towards("0.0.0.0:9443", endpoint, instead);
+        assert_eq!(check(&scratch_with_key(), &text), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn a_socket_that_no_datagram_to_the_peer_can_leave_is_refused() {
+    for (listen, endpoint, why, help) in [
+        (
+            "192.0.2.1:9443",
+            "[2001:db8::2]:9443",
+            "`listen` is 192.0.2.1:9443, an IPv4 address, and the endpoint is IPv6",
+            "[::]:9443\", which is every address of both",
+        ),
+        (
+            "[2001:db8::1]:9443",
+            "192.0.2.2:9443",
+            "`listen` is [2001:db8::1]:9443, an IPv6 address, and the endpoint is IPv4",
+            "[::]:9443\", which is every address of both",
+        ),
+        (
+            "127.0.0.1:9443",
+            "192.0.2.2:9443",
+            "`listen` is 127.0.0.1:9443, from which only this host can be reached",
+            "0.0.0.0:9443\"",
+        ),
+        (
+            "[::1]:9443",
+            "[2001:db8::2]:9443",
+            "`listen` is [::1]:9443, from which only this host can be reached",
+            "[::]:9443\"",
+        ),
+    ] {
+        refused(
+            &towards(listen, endpoint, "\"10.77.0.2\""),
+            &format!(
+                "left.toml:10:12: endpoint {endpoint} of peer `right` cannot be reached over udp: {why}\n help: write listen = \
+                 \"{help}"
+            ),
+        );
+    }
+    for (listen, endpoint) in [
+        ("0.0.0.0:9443", "[2001:db8::2]:9443"),
+        ("[::]:9443", "192.0.2.2:9443"),
+        ("127.0.0.1:9443", "127.0.0.1:9444"),
+        ("192.0.2.1:9443", "[::ffff:192.0.2.2]:9443"),
+    ] {
+        let text = towards(listen, endpoint, "\"10.77.0.2\"");
+        assert_eq!(check(&scratch_with_key(), &text), (Some(0), String::new()), "{listen} {endpoint}");
+    }
+}
+
+#[test]
+fn an_address_that_belongs_to_nobody_is_no_endpoint() {
+    for (endpoint, why) in [
+        ("224.0.0.251:9443", "224.0.0.251 is a multicast address: a peer has one of its own"),
+        ("[ff02::fb]:9443", "ff02::fb is a multicast address: a peer has one of its own"),
+        ("255.255.255.255:9443", "255.255.255.255 is the broadcast address: a peer has one of its own"),
+        ("192.0.2.300:9443", "`192.0.2.300` is not an IPv4 address, and no host name ends in a number"),
+        ("[2001:db8::1]", "the port is missing: write \"[2001:db8::1]:9443\""),
+    ] {
+        let text = towards("0.0.0.0:9443", endpoint, "\"10.77.0.2\"");
+        refused_first_line(&text, &format!("left.toml:10:12: endpoint of peer `right`: {why}"));
+        // The same words for a peer on the command line.
+        let flag = format!("{RIGHT_KEY}@{endpoint}");
+        let output = run(&scratch_with_key().path, &["proxy", "--key", "node.key", "--peer", &flag]);
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+#[test]
+fn an_address_that_no_interface_can_have_is_refused() {
+    let tun = |address: &str| format!("{NODE}[tun]\naddress = \"{address}\"\n");
+    for (address, why, help) in [
+        (
+            "10.77.0.0/24",
+            "10.77.0.0/24 is the network's own address (all bits after the prefix are 0)",
+            "write an address in that network, as \"10.77.0.1/24\"",
+        ),
+        (
+            "10.77.0.255/24",
+            "10.77.0.255/24 is its network's broadcast address",
+            "write an address in that network, as \"10.77.0.1/24\"",
+        ),
+        (
+            "fd77::/64",
+            "fd77::/64 is every router's address in its network (all bits after the prefix are 0)",
+            "write an address in that network, as \"fd77::1/64\"",
+        ),
+        (
+            "224.0.0.1",
+            "224.0.0.1 is no address that an interface can have",
+            "write an address of this node in the tunnel, as \"10.77.0.1/24\"",
+        ),
+    ] {
+        let (code, message) = check(&scratch_with_key(), &tun(address));
+        assert!(message.starts_with(&format!("left.toml:4:11: {why}\n")), "{message}");
+        assert!(message.trim_end().ends_with(help), "{message}");
+        assert_eq!(code, Some(2));
+    }
+    for address in ["10.77.0.0/31", "10.77.0.255/31", "10.77.0.0/32", "fd77::/127", "fd77::/128"] {
+        assert_eq!(check(&scratch_with_key(), &tun(address)), (Some(0), String::new()), "{address}");
+    }
+}
+
 fn peer_without_addresses() -> String {
     format!("{NODE}{TUN}{}", peer("right", RIGHT_KEY, ""))
 }
@@ -387,29 +545,6 @@ fn what_is_not_toml_gets_a_place_and_a_hint() {
         &format!("{NODE}{TUN}[peer]\nname = \"x\"\n"),
         "left.toml:6:1: `peer` is written as sections [[peer]], in double brackets, any number of them",
     );
-}
-
-#[test]
-fn a_configuration_that_every_user_can_change_or_exchange_is_refused() {
-    let scratch = scratch_with_key();
-    let text = format!("{NODE}{TUN}");
-    assert_eq!(check(&scratch, &text), (Some(0), String::new()));
-    set_mode(&scratch.path.join("left.toml"), 0o646);
-    let refused = |scratch: &Scratch| {
-        let output = run(&scratch.path, &["check", "-c", "left.toml"]);
-        (output.status.code(), stderr(&output))
-    };
-    let message = "left.toml: every user can change `left.toml`\n help: chmod o-w left.toml\n";
-    assert_eq!(refused(&scratch), (Some(2), message.into()));
-    set_mode(&scratch.path.join("left.toml"), 0o644);
-
-    set_mode(&scratch.path, 0o777);
-    let directory = scratch.path.canonicalize().unwrap();
-    let directory = directory.display();
-    let message = format!("left.toml: every user can change `{directory}`\n help: chmod o-w {directory}\n");
-    assert_eq!(refused(&scratch), (Some(2), message));
-    set_mode(&scratch.path, 0o1777);
-    assert_eq!(refused(&scratch).0, Some(0), "in a sticky directory only owners exchange files");
 }
 
 #[test]

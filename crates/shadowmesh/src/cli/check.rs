@@ -7,7 +7,8 @@ use handshake::Protocol;
 use node::Way;
 
 use super::output::print;
-use crate::config::{Config, Direction, Forward, Overrides, Peer, Socks5};
+use super::overrides::OverrideArgs;
+use crate::config::{Config, Direction, Forward, Peer, Socks5};
 use crate::failure::Failure;
 use crate::proxy::Rule;
 use crate::proxy::request::Transport;
@@ -18,10 +19,13 @@ pub(super) struct Args {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", env = "SHADOWMESH_CONFIG", hide_env = true)]
     config: PathBuf,
+
+    #[command(flatten)]
+    overrides: OverrideArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = Config::load(&args.config, &Overrides::default())?;
+    let config = Config::load(&args.config, &args.overrides.clone().into())?;
     print(&summary(&config))
 }
 

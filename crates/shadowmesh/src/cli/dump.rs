@@ -17,8 +17,9 @@ use os::poll::{Events, Interest, Poller};
 use self::decode::{Decoder, Line};
 use self::pcap::Pcap;
 use super::output::print;
+use super::overrides::OverrideArgs;
 use super::usage;
-use crate::config::{Config, DEFAULT_PORT, Overrides};
+use crate::config::{Config, DEFAULT_PORT};
 use crate::failure::Failure;
 
 /// Options of `dump`.
@@ -45,13 +46,17 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE", env = "SHADOWMESH_CONFIG", hide_env = true)]
     config: Option<PathBuf>,
 
+    #[command(flatten)]
+    overrides: OverrideArgs,
+
     /// Stop after so many packets
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = args.config.as_ref().map(|path| Config::load(path, &Overrides::default())).transpose()?;
+    let overrides = args.overrides.clone().into();
+    let config = args.config.as_ref().map(|path| Config::load(path, &overrides)).transpose()?;
     let configured = config.as_ref().map_or(DEFAULT_PORT, |config| config.listen.port());
     let port = args.port.unwrap_or(configured);
     let failed = |what: &str, error: &io::Error| Failure::Runtime(format!("cannot {what}: {error}"));

@@ -4,10 +4,12 @@ mod check;
 mod completions;
 mod dump;
 mod iface;
+mod join;
 mod kcptun;
 mod keys;
 mod mdns;
 mod output;
+mod overrides;
 mod ping;
 mod places;
 mod secret;
@@ -108,8 +110,9 @@ Environment, each weaker than its flag and stronger than the file:
 Files:
   /etc/shadowmesh/NAME.toml          configuration; keys in it, or beside it, must have mode 0600
   /run/shadowmesh/NAME.sock          control socket of a running node
-  /var/lib/shadowmesh/KEY.epoch      counts starts of a key (its first 8 bytes, hexadecimal), so that no handshake is repeated
+  /var/lib/shadowmesh/KEY.epoch      counts starts, so that no handshake can be repeated; KEY is the public key, fit for a file name
   /var/lib/shadowmesh/KEY.confirmed  the newest handshake of each peer, so that none can be replayed
+  /var/lib/shadowmesh/KEY.lock       held by the one program that uses a key
   For others than root these are $XDG_RUNTIME_DIR/shadowmesh and $XDG_STATE_HOME/shadowmesh (~/.local/state).
 
 Exit codes:

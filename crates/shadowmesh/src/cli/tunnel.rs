@@ -3,19 +3,20 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use handshake::{Protocol, PublicKey};
-use log::LevelFilter;
+use log::{LevelFilter, info};
 use node::Way;
 use packet::Carrier;
 
-use super::places;
+use super::{join, places};
 use crate::config::{
     Carriers, Config, Direction, Discovery, Endpoint, Forward, Peer, Proxies, Socks5, Streams,
 };
 use crate::control::SocketName;
-use crate::daemon;
+use crate::daemon::{self, About, KeyLock, OnHangup};
 use crate::failure::Failure;
 use crate::logging;
 use crate::proxy::request::Transport;
@@ -38,6 +39,14 @@ struct Through {
     /// What may carry the tunnel, best first: udp, faketcp (needs root), tcp
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "udp")]
     carriers: Vec<Carrier>,
+
+    /// The directory of control sockets (default: /run/shadowmesh, or the user's own)
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_RUN_DIR", hide_env = true, default_value_os_t = places::run_dir(), hide_default_value = true)]
+    run_dir: PathBuf,
+
+    /// The directory of what must survive a restart (default: /var/lib/shadowmesh, or the user's own)
+    #[arg(long, value_name = "DIR", env = "SHADOWMESH_STATE_DIR", hide_env = true, default_value_os_t = places::state_dir(), hide_default_value = true)]
+    state_dir: PathBuf,
 
     /// Log more
     #[arg(short, long)]
@@ -71,6 +80,14 @@ pub(super) struct ProxyArgs {
     /// Where to serve SOCKS5 and HTTP CONNECT; this host only
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1080", value_parser = to_listen_on)]
     socks5: SocketAddr,
+
+    /// Also listen here; the peer connects to the target, over TCP
+    #[arg(short = 'L', long, value_name = "[ADDRESS:]PORT=TARGET:PORT")]
+    local: Vec<Port>,
+
+    /// Also have the peer listen; we connect to the target, over TCP
+    #[arg(short = 'R', long, value_name = "[ADDRESS:]PORT=TARGET:PORT")]
+    remote: Vec<Port>,
 }
 
 /// Options of `forward`.
@@ -157,11 +174,17 @@ pub(super) fn proxy(args: ProxyArgs) -> Result<(), Failure> {
         return Err(super::usage(message));
     }
     let socks5 = Socks5 { listen: args.socks5, listen_place: None, via: 0, login: None };
-    run(args.through, Proxies { socks5: vec![socks5], ..Proxies::default() })
+    let forwards = forwards(args.local, args.remote, Transport::Tcp);
+    run(args.through, Proxies { socks5: vec![socks5], forwards, ..Proxies::default() })
 }
 
 pub(super) fn forward(args: ForwardArgs) -> Result<(), Failure> {
     let transport = if args.udp { Transport::Udp } else { Transport::Tcp };
+    let forwards = forwards(args.local, args.remote, transport);
+    run(args.through, Proxies { forwards, ..Proxies::default() })
+}
+
+fn forwards(local: Vec<Port>, remote: Vec<Port>, transport: Transport) -> Vec<Forward> {
     let forward = |direction| {
         move |port: Port| Forward {
             listen: if direction == Direction::Remote { port.at_the_peer() } else { port.listen },
@@ -172,15 +195,42 @@ pub(super) fn forward(args: ForwardArgs) -> Result<(), Failure> {
             via: 0,
         }
     };
-    let local = args.local.into_iter().map(forward(Direction::Local));
-    let remote = args.remote.into_iter().map(forward(Direction::Remote));
-    run(args.through, Proxies { forwards: local.chain(remote).collect(), ..Proxies::default() })
+    let local = local.into_iter().map(forward(Direction::Local));
+    local.chain(remote.into_iter().map(forward(Direction::Remote))).collect()
+}
+
+/// Takes the key's lock. Who finds it taken by a proxy to the same peer goes through that until it ends, where it can.
+fn lock(through: &Through, key: &PublicKey, proxies: &Proxies) -> Result<KeyLock, Failure> {
+    let peer = through.peer.key;
+    let socks5 = proxies.socks5.first().map(|socks5| socks5.listen).filter(|at| at.port() != 0);
+    let ours = About { socks5, peer: Some(peer) };
+    let by_proxy =
+        |forward: &Forward| (forward.direction, forward.transport) == (Direction::Local, Transport::Tcp);
+    let joins = proxies.socks5.is_empty() && proxies.forwards.iter().all(by_proxy);
+    loop {
+        let holder = match KeyLock::take(&through.state_dir, key, ours) {
+            Ok(lock) => return Ok(lock),
+            Err(holder) => holder,
+        };
+        let Some(theirs) = holder.socks5.filter(|_| joins && holder.peer == Some(peer)) else {
+            return Err(Failure::Runtime(format!(
+                "{holder} uses the key of {} already: two programs with one key take each other's sessions away. Stop that one; \
+                 or let one program do both (`proxy` takes -L and -R too); or make a key of its own for this one, with \
+                 `shadowmesh genkey`, which the peer must know",
+                through.key.display()
+            )));
+        };
+        join::run(Arc::new(holder), theirs, &proxies.forwards)?;
+        info!("the program with the same key has ended: connecting now");
+    }
 }
 
 fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
     logging::start(if through.verbose { LevelFilter::Debug } else { LevelFilter::Info });
     let name = format!("tunnel-{}", std::process::id());
-    let socket = SocketName::of_node(&places::run_dir(), &name);
+    let socket = SocketName::of_node(&through.run_dir, &name);
+    let secret = crate::config::private_key(&through.key)?;
+    let lock = lock(&through, &secret.public_key(), &proxies)?;
     // The ports that a listener has who was told nothing else.
     let port = |carrier| match carrier {
         Carrier::Udp | Carrier::FakeTcp => None,
@@ -195,15 +245,17 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
         preshared_key: None,
         protocol: Protocol::ShadowMesh,
         endpoint: Some(through.peer.endpoint),
+        endpoint_place: None,
         ways,
         ways_place: None,
         allowed_ips: Vec::new(),
+        allowed_ips_place: None,
         keepalive: Some(KEEPALIVE),
     };
     let config = Config {
         path: "the command line".into(),
         name,
-        secret: crate::config::private_key(&through.key)?,
+        secret,
         // Any port: it is we who call.
         listen: SocketAddr::from(([0, 0, 0, 0], 0)),
         listen_place: None,
@@ -217,7 +269,13 @@ fn run(through: Through, proxies: Proxies) -> Result<(), Failure> {
         streams: Streams::default(),
         discovery: Discovery::default(),
     };
-    daemon::run(daemon::Options { config, socket, state_dir: places::state_dir() })
+    daemon::run(daemon::Options {
+        config,
+        socket,
+        state_dir: through.state_dir,
+        lock: Some(lock),
+        on_hangup: OnHangup::End,
+    })
 }
 
 #[cfg(test)]

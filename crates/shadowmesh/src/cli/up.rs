@@ -1,15 +1,15 @@
 //! `up`: run a node.
 
 use std::env;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use super::overrides::OverrideArgs;
 use super::{places, usage};
-use crate::config::{Config, Overrides};
+use crate::config::Config;
 use crate::control::SocketName;
-use crate::daemon;
+use crate::daemon::{self, OnHangup};
 use crate::failure::Failure;
 use crate::logging;
 
@@ -20,55 +20,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE", env = "SHADOWMESH_CONFIG", hide_env = true)]
     config: PathBuf,
 
-    /// In place of the node's name in the file
-    #[arg(
-        long = "node",
-        value_name = "NAME",
-        env = "SHADOWMESH_NODE",
-        hide_env = true,
-        help_heading = "In place of the file"
-    )]
-    name: Option<String>,
-
-    /// In place of node.listen: the UDP address and port
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        env = "SHADOWMESH_LISTEN",
-        hide_env = true,
-        help_heading = "In place of the file"
-    )]
-    listen: Option<SocketAddr>,
-
-    /// In place of node.workers: data-plane threads
-    #[arg(
-        long,
-        value_name = "COUNT",
-        env = "SHADOWMESH_WORKERS",
-        hide_env = true,
-        help_heading = "In place of the file"
-    )]
-    workers: Option<usize>,
-
-    /// In place of tun.name: the interface
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "SHADOWMESH_TUN_NAME",
-        hide_env = true,
-        help_heading = "In place of the file"
-    )]
-    tun_name: Option<String>,
-
-    /// In place of tun.mtu, in bytes
-    #[arg(
-        long,
-        value_name = "BYTES",
-        env = "SHADOWMESH_MTU",
-        hide_env = true,
-        help_heading = "In place of the file"
-    )]
-    mtu: Option<u16>,
+    #[command(flatten)]
+    overrides: OverrideArgs,
 
     /// The control socket; @NAME for an abstract one (default: NAME.sock in --run-dir)
     #[arg(long, value_name = "PATH", env = "SHADOWMESH_SOCKET", hide_env = true, help_heading = "Places")]
@@ -115,14 +68,13 @@ impl Args {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     logging::start(args.level()?);
-    let overrides = Overrides {
-        name: args.name,
-        listen: args.listen,
-        workers: args.workers,
-        tun_name: args.tun_name,
-        mtu: args.mtu,
-    };
-    let config = Config::load(&args.config, &overrides)?;
+    let config = Config::load(&args.config, &args.overrides.into())?;
     let socket = args.socket.unwrap_or_else(|| SocketName::of_node(&args.run_dir, &config.name));
-    daemon::run(daemon::Options { config, socket, state_dir: args.state_dir })
+    daemon::run(daemon::Options {
+        config,
+        socket,
+        state_dir: args.state_dir,
+        lock: None,
+        on_hangup: OnHangup::Stay,
+    })
 }

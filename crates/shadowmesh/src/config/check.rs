@@ -13,8 +13,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::carriers;
 use super::discovery;
+use super::endpoint::with_brackets;
 use super::error::ConfigError;
 use super::proxy;
+use super::reach;
 use super::secrets::{chmod_help, read_text};
 use super::source::{Section, Source, Value, type_name};
 use super::streams;
@@ -223,16 +225,14 @@ pub(super) fn interface_name(name: &str) -> Result<(), String> {
 
 pub(super) fn listen(value: &Value<'_, '_>) -> Result<SocketAddr, ConfigError> {
     let text = value.string()?;
-    text.parse().map_err(|_| {
-        let example = match text.parse::<IpAddr>() {
-            Ok(IpAddr::V6(address)) => format!("[{address}]:{DEFAULT_PORT}"),
-            Ok(address) => format!("{address}:{DEFAULT_PORT}"),
-            Err(_) => format!("0.0.0.0:{DEFAULT_PORT}"),
-        };
+    let listen: SocketAddr = text.parse().map_err(|_| {
+        let example = with_brackets(text).unwrap_or_else(|| format!("\"0.0.0.0:{DEFAULT_PORT}\""));
         value
             .error(format!("`{text}` is not an address with a port"))
-            .help(format!("for example: listen = \"{example}\""))
-    })
+            .help(format!("for example: listen = {example}"))
+    })?;
+    reach::listen(listen).map_err(|message| value.error(message))?;
+    Ok(listen)
 }
 
 fn tun_config(tun: &Section<'_, '_>) -> Result<TunConfig, ConfigError> {
@@ -245,8 +245,10 @@ fn tun_config(tun: &Section<'_, '_>) -> Result<TunConfig, ConfigError> {
         None => ("shadow%d".into(), None),
     };
     let mut addresses = Vec::new();
-    for (value, text) in tun.require("address", "[\"10.77.0.1/24\"]")?.strings()? {
+    let list = tun.require("address", "[\"10.77.0.1/24\"]")?;
+    for (value, text) in list.strings()? {
         let address = prefix(&value, text)?;
+        reach::own_address(address).map_err(|(message, help)| value.error(message).help(help))?;
         if addresses.contains(&address) {
             return Err(value.error(format!("address {address} is there twice")));
         }
@@ -256,7 +258,7 @@ fn tun_config(tun: &Section<'_, '_>) -> Result<TunConfig, ConfigError> {
         Some(value) => Some(value.integer(MTU_MIN.into()..=MTU_MAX.into())? as u16),
         None => None,
     };
-    Ok(TunConfig { name, name_place, addresses, mtu })
+    Ok(TunConfig { name, name_place, addresses, addresses_place: Some(list.place()), mtu })
 }
 
 /// An address with a prefix length; without one it stands for itself alone.
@@ -384,6 +386,7 @@ fn peer<'a>(
         Some(_) => Some(section.require("allowed_ips", "[\"10.77.0.2/32\"]")?),
         None => section.get("allowed_ips"),
     };
+    let allowed_ips_place = prefixes.as_ref().map(Value::place);
     for (value, text) in prefixes.map_or(Ok(Vec::new()), |prefixes| prefixes.strings())? {
         allowed_ips.push(allowed_ip(name, &value, text, tun, claims)?);
     }
@@ -399,6 +402,7 @@ fn peer<'a>(
             Some(endpoint.map_err(|message| value.error(format!("endpoint of peer `{name}`: {message}")))?)
         }
     };
+    let endpoint_place = section.get("endpoint").map(|value| value.place());
     let (ways, ways_place) = carriers::ways(section, protocol, endpoint.as_ref())?;
     let keepalive = match section.get("keepalive_s") {
         None => None,
@@ -416,9 +420,11 @@ fn peer<'a>(
         preshared_key,
         protocol,
         endpoint,
+        endpoint_place,
         ways,
         ways_place,
         allowed_ips,
+        allowed_ips_place,
         keepalive,
     })
 }

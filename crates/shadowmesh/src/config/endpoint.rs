@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use super::DEFAULT_PORT;
+
 /// A peer's endpoint as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -60,8 +62,8 @@ impl FromStr for Endpoint {
             if address.port() == 0 {
                 return Err("port 0 cannot be reached".into());
             }
-            if address.ip().is_unspecified() {
-                return Err(format!("{} is every address, not one that can be reached", address.ip()));
+            if let Some(why) = why_nobody(address.ip().to_canonical()) {
+                return Err(format!("{} is {why}", address.ip()));
             }
             if let SocketAddr::V6(v6) = address
                 && v6.ip().is_unicast_link_local()
@@ -74,12 +76,13 @@ impl FromStr for Endpoint {
             }
             return Ok(Self::Address(address));
         }
-        match text.parse::<IpAddr>() {
-            Ok(IpAddr::V4(address)) => return Err(format!("the port is missing: write \"{address}:9443\"")),
-            Ok(IpAddr::V6(address)) => {
-                return Err(format!("the port is missing: write \"[{address}]:9443\""));
-            }
-            Err(_) => {}
+        if let Some(right) = with_brackets(text) {
+            let what = if text.contains(']') || text.parse::<IpAddr>().is_ok() {
+                "the port is missing"
+            } else {
+                "an IPv6 address stands in brackets before its port"
+            };
+            return Err(format!("{what}: write {right}"));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(format!("the port is missing: write \"{text}:9443\""));
@@ -97,7 +100,64 @@ impl FromStr for Endpoint {
         if host.is_empty() || host.len() > HOST_LEN_MAX || !host.chars().all(allowed) {
             return Err(format!("`{host}` is neither an address nor a host name"));
         }
+        if ends_in_a_number(host) {
+            return Err(format!("`{host}` is not an IPv4 address, and no host name ends in a number"));
+        }
         Ok(Self::Name { host: host.into(), port })
+    }
+}
+
+/// Why no peer can be at an address.
+fn why_nobody(address: IpAddr) -> Option<&'static str> {
+    match address {
+        address if address.is_unspecified() => Some("every address, not one that can be reached"),
+        address if address.is_multicast() => Some("a multicast address: a peer has one of its own"),
+        IpAddr::V4(address) if address.is_broadcast() => {
+            Some("the broadcast address: a peer has one of its own")
+        }
+        // RFC 1122 §3.2.1.3: a source while a host learns its address, never a destination.
+        IpAddr::V4(address) if address.octets()[0] == 0 => Some("in 0.0.0.0/8, where nobody can be reached"),
+        _ => None,
+    }
+}
+
+/// Whether the last label is a number, in digits or as `0x…`. No top-level domain is one (RFC 1123 §2.1), but the
+/// system's resolver would take `192.0.2` for 192.0.0.2.
+fn ends_in_a_number(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    digits(last) || hexadecimal.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// How to write an address with a port that lacks its port, or its brackets, or has brackets that it needs not. In
+/// quotes; `None` where there is no address in it.
+pub(super) fn with_brackets(text: &str) -> Option<String> {
+    let join = |address: IpAddr, port: u16| format!("\"{}\"", SocketAddr::new(address, port));
+    if let Some((inside, after)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let address = inside.parse().ok()?;
+        return match after.strip_prefix(':') {
+            None if after.is_empty() => Some(join(address, DEFAULT_PORT)),
+            // In brackets is right for IPv6: then something else is wrong.
+            Some(port) if address.is_ipv4() => Some(join(address, port.parse().ok()?)),
+            _ => None,
+        };
+    }
+    let last_is_port = || {
+        let (address, port) = text.rsplit_once(':')?;
+        let address: IpAddr = address.parse().ok()?;
+        Some(join(address, port.parse().ok().filter(|&port| port != 0)?)).filter(|_| address.is_ipv6())
+    };
+    match text.parse::<IpAddr>() {
+        Ok(address) => match last_is_port() {
+            // As 2001:db8::1:9443, which is an address too. Four digits of a group are seldom a port unless meant.
+            Some(other) => {
+                Some(format!("{}, or {other} if its last part is the port", join(address, DEFAULT_PORT)))
+            }
+            None => Some(join(address, DEFAULT_PORT)),
+        },
+        Err(_) => last_is_port(),
     }
 }
 
@@ -157,6 +217,39 @@ mod tests {
         assert_eq!(refused("example.org:0"), "the port must be a number from 1 to 65535");
         assert_eq!(refused("0.0.0.0:9443"), "0.0.0.0 is every address, not one that can be reached");
         assert_eq!(refused("exa mple:1"), "`exa mple` is neither an address nor a host name");
+        assert_eq!(refused("224.0.0.251:1"), "224.0.0.251 is a multicast address: a peer has one of its own");
+        assert_eq!(refused("[ff02::1]:1"), "ff02::1 is a multicast address: a peer has one of its own");
+        assert_eq!(
+            refused("255.255.255.255:1"),
+            "255.255.255.255 is the broadcast address: a peer has one of its own"
+        );
+        assert_eq!(refused("0.1.2.3:1"), "0.1.2.3 is in 0.0.0.0/8, where nobody can be reached");
         assert_eq!(refused(":1"), "`` is neither an address nor a host name");
+    }
+
+    #[test]
+    fn a_misspelt_ipv4_address_is_no_host_name() {
+        for host in ["192.0.2.300", "192.0.2", "1", "192.0.2.1.1", "host.0x1f", "192.0.2.256.", "1.2.3.0x"] {
+            let expected = format!("`{host}` is not an IPv4 address, and no host name ends in a number");
+            assert_eq!(format!("{host}:9443").parse::<Endpoint>(), Err(expected));
+        }
+        for host in ["host1", "1.example", "0xample", "a.0xg", "192.0.2.300.example."] {
+            assert!(format!("{host}:9443").parse::<Endpoint>().is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn hints_put_brackets_where_they_belong() {
+        let hint = |text: &str| text.parse::<Endpoint>().unwrap_err();
+        assert_eq!(hint("[2001:db8::1]"), "the port is missing: write \"[2001:db8::1]:9443\"");
+        assert_eq!(
+            hint("2001:db8::1:9443"),
+            "the port is missing: write \"[2001:db8::1:9443]:9443\", or \"[2001:db8::1]:9443\" if its last part is the port"
+        );
+        let brackets = "an IPv6 address stands in brackets before its port: write";
+        assert_eq!(hint("2001:db8::1:51820"), format!("{brackets} \"[2001:db8::1]:51820\""));
+        assert_eq!(hint("1:2:3:4:5:6:7:8:443"), format!("{brackets} \"[1:2:3:4:5:6:7:8]:443\""));
+        assert_eq!(with_brackets("[192.0.2.1]:443").as_deref(), Some("\"192.0.2.1:443\""));
+        assert_eq!(with_brackets("example.org"), None);
     }
 }

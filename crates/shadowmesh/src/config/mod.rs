@@ -9,6 +9,7 @@ mod discovery;
 mod endpoint;
 mod error;
 mod proxy;
+mod reach;
 mod secrets;
 mod source;
 mod streams;
@@ -27,6 +28,7 @@ pub use endpoint::Endpoint;
 pub(crate) use endpoint::canonical;
 pub use error::{ConfigError, Place};
 pub use proxy::{Direction, Forward, Login, Proxies, Socks5};
+pub(crate) use reach::{is_routed, routes_into_tunnel};
 pub use streams::Streams;
 
 /// The UDP port when the configuration names none.
@@ -80,6 +82,8 @@ pub struct TunConfig {
     pub name_place: Option<Place>,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Where they stand in the file.
+    pub addresses_place: Option<Place>,
     /// MTU in bytes; `None` to derive it from the path.
     pub mtu: Option<u16>,
 }
@@ -97,12 +101,16 @@ pub struct Peer {
     pub protocol: Protocol,
     /// Where to reach it; `None` for a peer that calls us.
     pub endpoint: Option<Endpoint>,
+    /// Where that stands in the file, if it does.
+    pub endpoint_place: Option<Place>,
     /// What may carry its datagrams, best first.
     pub ways: Vec<Way>,
     /// Where that stands in the file, if it does.
     pub ways_place: Option<Place>,
     /// The inner addresses that are its own.
     pub allowed_ips: Vec<IpNet>,
+    /// Where they stand in the file, if they do.
+    pub allowed_ips_place: Option<Place>,
     /// Send something at least this often.
     pub keepalive: Option<Duration>,
 }
@@ -149,6 +157,8 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let mut config = check::config(path, text, open_to_others)?;
         config.apply(overrides)?;
+        // After the overrides: what cannot work together may come from both.
+        reach::check(&config)?;
         Ok(config)
     }
 

@@ -1,10 +1,10 @@
 //! Files that hold keys, or say what a node that runs as root does: read once, wiped from memory, and refused when other users could
 //! change them, or read a key in them.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -18,8 +18,7 @@ pub(super) struct Text {
     pub(super) contents: Zeroizing<String>,
     /// Others than the owner can read it.
     pub(super) open_to_others: bool,
-    /// What every user can change: the file, or a directory in which they can put another in its place.
-    changeable: Option<PathBuf>,
+    changed_by_others: Option<Writable>,
 }
 
 /// Reads a text file. Errors are reported for `blame`, the file that named it, at `place`.
@@ -52,14 +51,47 @@ pub(super) fn read_text(path: &Path, blame: &Path, place: Option<Place>) -> Resu
         };
         ConfigError::new(blame, message).at(place).help(help)
     })?;
-    match &text.changeable {
+    match &text.changed_by_others {
         None => Ok(text),
-        Some(changeable) => {
-            let message = format!("every user can change `{}`", changeable.display());
-            let help = format!("chmod o-w {}", changeable.display());
+        Some(Writable { what, help }) => {
+            let message = format!("every user can change {what}, and with it what this node does");
             Err(ConfigError::new(blame, message).at(place).help(help))
         }
     }
+}
+
+/// What others can write to, and how to end that.
+struct Writable {
+    what: String,
+    help: String,
+}
+
+/// Whether every user can write to a file, or put another in its place: who can do that chooses keys, peers and routes. A
+/// sticky directory, as /tmp, lets nobody replace the files of another.
+fn changed_by_others(path: &Path, file: &Metadata) -> Option<Writable> {
+    const OTHERS_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    if file.mode() & OTHERS_WRITE != 0 {
+        let path = path.display();
+        return Some(Writable { what: format!("`{path}`"), help: format!("chmod o-w {path}") });
+    }
+    // A link can be exchanged where it stands, the file where it is, and so can every directory on the way to it.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let whole = fs::canonicalize(path).ok();
+    let nearest =
+        |directory: &Path| directory == parent || whole.as_deref().and_then(Path::parent) == Some(directory);
+    let above = whole.iter().flat_map(|whole| whole.ancestors().skip(1));
+    std::iter::once(parent).chain(above).find_map(|directory| {
+        let mode = fs::metadata(directory).ok()?.mode();
+        (mode & OTHERS_WRITE != 0 && mode & STICKY == 0).then(|| Writable {
+            what: format!(
+                "{} `{}`",
+                if nearest(directory) { "the directory of" } else { "a directory above" },
+                path.display()
+            ),
+            help: format!("chmod o-w {}", directory.display()),
+        })
+    })
 }
 
 /// How to keep a file with a key from others.
@@ -77,20 +109,6 @@ fn read(path: &Path) -> io::Result<Text> {
     if file.take(FILE_LEN_MAX + 1).read_to_string(&mut contents)? as u64 > FILE_LEN_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    let changeable = if named { changeable(path, metadata.mode()) } else { None };
-    Ok(Text { contents, open_to_others: named && metadata.mode() & 0o077 != 0, changeable })
-}
-
-/// What every user can change of a file and the directories above it. In a sticky one, as `/tmp`, only owners exchange files.
-fn changeable(path: &Path, mode: u32) -> Option<PathBuf> {
-    const WRITABLE: u32 = 0o002;
-    const STICKY: u32 = 0o1000;
-    if mode & WRITABLE != 0 {
-        return Some(path.to_owned());
-    }
-    let whole = path.canonicalize().ok()?;
-    let open = |directory: &&Path| {
-        directory.metadata().is_ok_and(|metadata| metadata.mode() & (WRITABLE | STICKY) == WRITABLE)
-    };
-    whole.ancestors().skip(1).find(open).map(Path::to_owned)
+    let changed_by_others = named.then(|| changed_by_others(path, &metadata)).flatten();
+    Ok(Text { contents, open_to_others: named && metadata.mode() & 0o077 != 0, changed_by_others })
 }

@@ -30,7 +30,7 @@ pub(super) struct Confirmed {
 }
 
 impl Confirmed {
-    pub(super) fn of(state_dir: &Path, key: PublicKey) -> Self {
+    pub(super) fn of(state_dir: &Path, key: &PublicKey) -> Self {
         Self { path: super::epoch::path(state_dir, key, "confirmed"), writing: Arc::default() }
     }
 
@@ -125,12 +125,12 @@ mod tests {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).unwrap();
         let at = |number| Timestamp::from_epoch(1_767_225_600, number);
-        let ours = Confirmed::of(&directory, key(9));
+        let ours = Confirmed::of(&directory, &key(9));
         assert!(ours.read().is_empty(), "a first start");
         ours.keep(&[(key(1), at(5)), (key(2), at(6))]);
         ours.keep(&[(key(1), at(4)), (key(2), at(7))]);
         assert_eq!(ours.read(), BTreeMap::from([(key(1), at(5)), (key(2), at(7))]));
-        assert!(Confirmed::of(&directory, key(8)).read().is_empty(), "another identity");
+        assert!(Confirmed::of(&directory, &key(8)).read().is_empty(), "another identity");
         ours.keep(&[(key(2), at(7))]);
         assert_eq!(ours.read().len(), 2, "another program with this key may know the other peer");
         for damage in ["rubbish", &format!("{} 00\n", key(1)), &format!("{} {}\n", key(1), "0".repeat(26))] {

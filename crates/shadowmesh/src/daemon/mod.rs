@@ -15,7 +15,9 @@ mod carriers;
 mod confirmed;
 mod discovery;
 mod epoch;
+mod flips;
 mod handle;
+mod key_lock;
 mod mtu;
 mod node_thread;
 mod open;
@@ -45,12 +47,13 @@ use tokio::sync::mpsc;
 
 pub(crate) use epoch::STATE_DIR;
 pub(crate) use handle::{Input, NodeHandle};
+pub(crate) use key_lock::{About, Holder, KeyLock};
 
-use crate::config::{Config, Peer};
+use crate::config::{Config, Peer, routes_into_tunnel};
 use crate::control::SocketName;
 use crate::control::server;
 use crate::control::socket::Bound;
-use crate::control::types::TunStatus;
+use crate::control::types::{Status, TunStatus};
 use crate::failure::Failure;
 use crate::proxy::StopHandle;
 use crate::streams::StreamsThread;
@@ -72,10 +75,22 @@ pub(crate) struct Options {
     pub(crate) config: Config,
     pub(crate) socket: SocketName,
     pub(crate) state_dir: PathBuf,
+    /// The lock of the node's key, where it was taken already.
+    pub(crate) lock: Option<KeyLock>,
+    pub(crate) on_hangup: OnHangup,
+}
+
+/// What SIGHUP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnHangup {
+    /// The terminal has gone, and so does what was started in it.
+    End,
+    /// A service is told to read its configuration again.
+    Stay,
 }
 
 /// Runs a node until a signal ends it.
-pub(crate) fn run(options: Options) -> Result<(), Failure> {
+pub(crate) fn run(mut options: Options) -> Result<(), Failure> {
     // Before any thread is started, so that all of them have the signals blocked.
     let unwatched = |error| Failure::Runtime(format!("cannot watch signals: {error}"));
     let signals = Signals::block().map_err(unwatched)?;
@@ -85,11 +100,23 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         debug!("cannot raise the limit of open files: {error}");
     }
     let bound = open::bind_control(&options.socket, &options.config.name)?;
+    let key = options.config.secret.public_key();
+    let _lock = match options.lock.take() {
+        Some(lock) => lock,
+        None => KeyLock::take(&options.state_dir, &key, About::default()).map_err(|holder| {
+            Failure::Runtime(format!(
+                "{holder} uses the key of node `{}` already: two programs with one key take each other's sessions away. Stop \
+                 that one, or give this node a key of its own",
+                options.config.name
+            ))
+        })?,
+    };
+    let on_hangup = options.on_hangup;
     let running = Running::start(options, &ended)?;
     if let Err(error) = os::files::sd_notify("READY=1") {
         warn!("cannot tell systemd that the node is ready: {error}");
     }
-    let outcome = serve(&running, &bound, ended, ends);
+    let outcome = serve(&running, &bound, on_hangup, ended, ends);
     // A failing notification leaves systemd to notice by itself.
     let _ = os::files::sd_notify("STOPPING=1");
     drop(bound);
@@ -112,6 +139,7 @@ enum Wake {
 fn serve(
     running: &Running,
     bound: &Bound,
+    on_hangup: OnHangup,
     ended: mpsc::UnboundedSender<Wake>,
     mut ends: mpsc::UnboundedReceiver<Wake>,
 ) -> Result<(), String> {
@@ -119,6 +147,7 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let listener = bound.listener().map_err(failed)?;
     let handle = Arc::clone(&running.handle);
+    let asked = Arc::clone(&running.handle);
     let outcome = runtime.block_on(async move {
         tokio::spawn(async move {
             if let Err(error) = server::serve(listener, handle).await {
@@ -131,10 +160,18 @@ fn serve(
                     info!("stopping");
                     return Ok(());
                 }
+                Some(Wake::Signal(Signal::Hangup)) if on_hangup == OnHangup::End => {
+                    info!("stopping, as the terminal has gone");
+                    return Ok(());
+                }
                 Some(Wake::Signal(Signal::Hangup)) => {
                     warn!("SIGHUP: reading the configuration again is not supported yet; restart instead");
                 }
-                Some(Wake::Signal(Signal::User1)) => {}
+                Some(Wake::Signal(Signal::User1)) => {
+                    if let Ok(status) = asked.status().await {
+                        summary(&status).iter().for_each(|line| info!("{line}"));
+                    }
+                }
                 Some(Wake::Ended(reason)) => return Err(reason),
                 None => return Err("nobody is left to wait for".into()),
             }
@@ -142,6 +179,28 @@ fn serve(
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// How a node is, in a line for itself and one for each peer: what SIGUSR1 asks for.
+fn summary(status: &Status) -> Vec<String> {
+    let dropped: u64 = status.drops.values().sum();
+    let connected = status.peers.iter().filter(|peer| peer.connected).count();
+    let first = format!(
+        "up {:.0} s, {connected} of {} peers connected, {dropped} packets dropped",
+        status.uptime_s,
+        status.peers.len()
+    );
+    let peers = status.peers.iter().map(|peer| {
+        let state = if peer.connected { "connected" } else { "not connected" };
+        let endpoint = peer.endpoint.map_or_else(|| "nowhere".into(), |endpoint| endpoint.to_string());
+        let rtt = peer.rtt_ms.map_or_else(String::new, |rtt| format!(", RTT {rtt:.1} ms"));
+        let loss = peer.loss.map_or_else(String::new, |loss| format!(", loss {:.1} %", loss * 100.0));
+        format!(
+            "{}: {state} at {endpoint} over {}{rtt}{loss}, received {} bytes, sent {} bytes",
+            peer.name, peer.carrier, peer.rx_bytes, peer.tx_bytes
+        )
+    });
+    std::iter::once(first).chain(peers).collect()
 }
 
 /// Passes signals on from a thread of their own, which ends with the process.
@@ -182,8 +241,8 @@ impl Running {
         let now = Instant::now();
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let key = config.secret.public_key();
-        let epoch = epoch::next(&state_dir, key, unix_time);
-        let confirmed = Confirmed::of(&state_dir, key);
+        let epoch = epoch::next(&state_dir, &key, &config.name, unix_time);
+        let confirmed = Confirmed::of(&state_dir, &key);
         let worker_count = config.workers.unwrap_or_else(open::default_workers);
         let mtu = config.tun.as_ref().and_then(|tun| tun.mtu).unwrap_or_else(|| mtu::of_paths(&config));
 
@@ -224,7 +283,8 @@ impl Running {
         });
         let endpoints = config.peers.iter().enumerate();
         let endpoints = endpoints.filter_map(|(id, peer)| Some((PeerId(id as u32), peer.endpoint.as_ref()?)));
-        let resolver = Resolver::new(endpoints, family(listen), inputs.clone(), now);
+        let resolver =
+            Resolver::new(endpoints, family(listen), routes_into_tunnel(&config), inputs.clone(), now);
         let notes = config.peers.iter().map(notes).collect();
         let beginning = open::Beginning {
             workers: worker_count,
@@ -280,6 +340,7 @@ impl Running {
             send_errors: SendErrors::default(),
             pings: HashMap::new(),
             unreachable: HashSet::new(),
+            flips: flips::Flips::default(),
         };
         let discovery = discovery.map(|(thread, _, stop)| (thread, stop));
         match running.spawn_all(workers, node, discovery, streams, ended) {
@@ -443,7 +504,7 @@ mod tests {
         };
         assert!(running.spawn("sm-worker-0", &ended, works).is_ok());
         assert!(running.spawn("sm-worker-1", &ended, body).is_ok());
-        let outcome = serve(&running, &bound, ended, ends);
+        let outcome = serve(&running, &bound, OnHangup::Stay, ended, ends);
         // Returns only when every thread has ended.
         running.stop();
         outcome

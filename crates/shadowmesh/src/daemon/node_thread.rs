@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::carriers::{CarrierLink, Dialler};
 use super::confirmed::Confirmed;
+use super::flips::{Flips, Move};
 use super::handle::{Answer, Command, Input, Snapshot};
 use super::resolver::Resolver;
 use super::send_errors::SendErrors;
@@ -59,6 +60,8 @@ pub(super) struct NodeThread {
     pub(super) pings: HashMap<u64, oneshot::Sender<Result<Answer, Refusal>>>,
     /// Peers whose last handshake was given up.
     pub(super) unreachable: HashSet<PeerId>,
+    /// Peers that are at two places by turns.
+    pub(super) flips: Flips,
 }
 
 impl NodeThread {
@@ -217,6 +220,11 @@ impl NodeThread {
     fn resolved(&mut self, now: Instant, peer: PeerId, found: &Result<Vec<SocketAddr>, String>) {
         self.resolver.resolved(now, peer, found);
         if let Ok(addresses) = found {
+            for endpoint in addresses {
+                if let Some(complaint) = self.resolver.complaint(peer, *endpoint) {
+                    warn!("{}: {complaint}", self.name(peer));
+                }
+            }
             self.node.set_endpoints(now, peer, addresses);
         }
     }
@@ -241,7 +249,8 @@ impl NodeThread {
         let udp = self.links[0].udp().offloads();
         let degraded = node.peers.iter().zip(&self.peers).enumerate().filter(|(id, (status, notes))| {
             let unreachable = self.unreachable.contains(&PeerId(*id as u32));
-            !status.connected && (notes.expected || unreachable)
+            let flips = self.flips.flips(now, PeerId(*id as u32));
+            flips || !status.connected && (notes.expected || unreachable)
         });
         let degraded = degraded.map(|(_, (_, notes))| notes.name.clone()).collect();
         let offloads = Offloads {
@@ -281,7 +290,17 @@ impl NodeThread {
                 self.unreachable.remove(peer);
                 debug!("{}: fresh keys", self.name(*peer));
             }
-            Notice::Roamed { peer, endpoint } => info!("{}: moved to {endpoint}", self.name(*peer)),
+            Notice::Roamed { peer, endpoint } => {
+                let name = self.name(*peer).to_owned();
+                match self.flips.moved(Instant::now(), *peer, *endpoint) {
+                    Move::Plain => info!("{name}: moved to {endpoint}"),
+                    Move::FirstFlip => warn!(
+                        "{name}: two programs use this key: it moves to {endpoint} and back within seconds, again and again; stop \
+                         one of them, or give it a key of its own"
+                    ),
+                    Move::Flip => debug!("{name}: moved to {endpoint}"),
+                }
+            }
             Notice::HandshakeFailed { peer } => {
                 self.unreachable.insert(*peer);
                 warn!("{}: does not answer", self.name(*peer));

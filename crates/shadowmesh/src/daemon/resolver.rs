@@ -1,15 +1,17 @@
 //! Looking up the host names of endpoints, away from the threads that must not wait for it.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use log::{debug, warn};
 use node::PeerId;
 
 use super::handle::{Command, Input};
-use crate::config::{Endpoint, canonical};
+use crate::config::{Endpoint, canonical, is_routed};
 
 /// The first wait after a look-up that failed; doubled each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -28,6 +30,10 @@ pub(super) struct Resolver {
     family: Option<Family>,
     under_way: usize,
     inputs: SyncSender<Input>,
+    /// What is routed into the tunnel, where no endpoint can be reached.
+    tunnelled: Vec<IpNet>,
+    /// Peers of whom it was said that their endpoint is there.
+    told: HashSet<PeerId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +65,7 @@ impl Resolver {
     pub(super) fn new<'a>(
         endpoints: impl Iterator<Item = (PeerId, &'a Endpoint)>,
         family: Option<Family>,
+        tunnelled: Vec<IpNet>,
         inputs: SyncSender<Input>,
         now: Instant,
     ) -> Self {
@@ -69,7 +76,20 @@ impl Resolver {
                 Some(Name { peer, host: host.clone(), port: *port, state, retry_after: RETRY_FIRST })
             }
         });
-        Self { names: names.collect(), family, under_way: 0, inputs }
+        Self { names: names.collect(), family, under_way: 0, inputs, tunnelled, told: HashSet::new() }
+    }
+
+    /// What to say, once a peer, of an address that was found for it and cannot be reached: a route leads it into the tunnel.
+    pub(super) fn complaint(&mut self, peer: PeerId, found: SocketAddr) -> Option<String> {
+        let address = found.ip().to_canonical();
+        let route = self.tunnelled.iter().find(|route| is_routed(address) && route.contains(&address))?;
+        let host = self.names.iter().find(|name| name.peer == peer).map_or("its name", |name| &name.host);
+        self.told.insert(peer).then(|| {
+            format!(
+                "its endpoint {host} is {address}, which {route} routes into the tunnel itself: it cannot be reached there; \
+                 leave that address out of `allowed_ips` and `address`"
+            )
+        })
     }
 
     /// Looks a peer's name up again, if it has one and no look-up is planned.
@@ -184,7 +204,16 @@ mod tests {
         let (inputs, received) = sync_channel(4);
         let endpoint = Endpoint::Name { host: host.into(), port: 9 };
         let endpoints = [(PeerId(0), &Endpoint::Address(([192, 0, 2, 1], 9).into())), (PEER, &endpoint)];
-        (Resolver::new(endpoints.into_iter(), Some(Family::V4), inputs, now), received)
+        (
+            Resolver::new(
+                endpoints.into_iter(),
+                Some(Family::V4),
+                vec!["10.0.0.0/8".parse().unwrap()],
+                inputs,
+                now,
+            ),
+            received,
+        )
     }
 
     #[test]
@@ -242,5 +271,17 @@ mod tests {
             now = next;
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn a_name_that_leads_into_the_tunnel_is_told_once() {
+        let (mut resolver, _received) = resolver("vpn.example", Instant::now());
+        assert_eq!(resolver.complaint(PEER, ([192, 0, 2, 1], 9).into()), None);
+        let told = resolver.complaint(PEER, ([10, 0, 0, 1], 9).into()).unwrap();
+        assert!(
+            told.starts_with("its endpoint vpn.example is 10.0.0.1, which 10.0.0.0/8 routes into"),
+            "{told}"
+        );
+        assert_eq!(resolver.complaint(PEER, ([10, 0, 0, 2], 9).into()), None, "once is enough");
     }
 }

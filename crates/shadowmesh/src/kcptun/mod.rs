@@ -99,7 +99,7 @@ impl Stop {
             let mut events = Events::with_capacity(1);
             while poller.wait(&mut events, None).is_ok() {
                 while let Ok(Some(signal)) = signals.read() {
-                    if matches!(signal, Signal::Interrupt | Signal::Terminate) {
+                    if matches!(signal, Signal::Interrupt | Signal::Terminate | Signal::Hangup) {
                         stop.send_replace(true);
                     }
                 }
