@@ -174,13 +174,13 @@ mod tests {
             // As a listener leaves it that was killed.
             drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
             let listener = Listener::bind("--localaddr", &address).unwrap();
-            assert!(Listener::bind("--localaddr", &address).is_err(), "it is in use");
             let mut ours = Connection::to(&address).await.unwrap();
             let (mut theirs, _) = listener.accept().await.unwrap();
             ours.write_all(b"hello").await.unwrap();
             let mut got = [0; 5];
             theirs.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"hello");
+            assert!(Listener::bind("--localaddr", &address).is_err(), "it is in use");
             drop(listener);
         });
         assert!(!path.exists());
