@@ -220,7 +220,7 @@ fn lock(through: &Through, key: &PublicKey, proxies: &Proxies) -> Result<KeyLock
                 through.key.display()
             )));
         };
-        join::run(Arc::new(holder), theirs, &proxies.forwards)?;
+        join::run(Arc::from(holder), theirs, &proxies.forwards)?;
         info!("the program with the same key has ended: connecting now");
     }
 }

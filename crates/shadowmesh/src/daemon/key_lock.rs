@@ -45,7 +45,7 @@ pub(crate) fn file_stem(key: &PublicKey) -> String {
 
 impl KeyLock {
     /// Takes the lock of a key, or says who has it.
-    pub(crate) fn take(state_dir: &Path, key: &PublicKey, about: About) -> Result<Self, Holder> {
+    pub(crate) fn take(state_dir: &Path, key: &PublicKey, about: About) -> Result<Self, Box<Holder>> {
         let path = state_dir.join(format!("{}.lock", file_stem(key)));
         let opened = fs::create_dir_all(state_dir).and_then(|()| open(&path));
         let unlocked = |error: io::Error| {
@@ -65,7 +65,7 @@ impl KeyLock {
                 let _ = describe(&file, about);
                 Ok(Self { _file: Some(file) })
             }
-            Err(TryLockError::WouldBlock) => Err(Holder::read(path, &file)),
+            Err(TryLockError::WouldBlock) => Err(Box::new(Holder::read(path, &file))),
             Err(TryLockError::Error(error)) => Ok(unlocked(error)),
         }
     }

@@ -169,7 +169,9 @@ fn serve(
                 }
                 Some(Wake::Signal(Signal::User1)) => {
                     if let Ok(status) = asked.status().await {
-                        summary(&status).iter().for_each(|line| info!("{line}"));
+                        for line in summary(&status) {
+                            info!("{line}");
+                        }
                     }
                 }
                 Some(Wake::Ended(reason)) => return Err(reason),
