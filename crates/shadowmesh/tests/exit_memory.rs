@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "proxy/world.rs"]
-#[allow(dead_code, reason = "each test uses what it needs")]
+#[allow(dead_code, clippy::unused_async, reason = "each test uses what it needs")]
 mod world;
 
 use node::PeerId;
@@ -47,7 +47,6 @@ fn two_thousand_associations_with_half_sent_frames_stay_within_the_memory_that_i
         .await;
         let (streams_held, memory) = (exit.shared.streams(), exit.shared.memory());
         let grown = resident().saturating_sub(before);
-        println!("{streams_held} streams, {memory} bytes accounted for, {grown} bytes more of memory");
         assert!(memory <= MEMORY_MAX / 2, "{memory} bytes for {streams_held} streams");
         assert!(grown <= MEMORY_MAX / 2, "{grown} bytes are more than the {memory} that are accounted for");
         assert!(exit.shared.counters.datagrams_dropped.value() > 0);

@@ -153,10 +153,7 @@ fn as_ssh_has_it(text: &str) -> Option<(&str, &str)> {
             (c == ':' && depth == 0).then_some(at)
         })
         .collect();
-    let middle = match colons[..] {
-        [middle, _] | [_, middle, _] => middle,
-        _ => return None,
-    };
+    let ([middle, _] | [_, middle, _]) = colons[..] else { return None };
     Some((&text[..middle], &text[middle + 1..]))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -471,7 +471,7 @@ impl Address {
     /// [`Failure::Usage`]: it is neither.
     pub(super) fn parse(name: &str, text: &str) -> Result<Self, Failure> {
         // A host without a port is a mistake, not a file.
-        if text.contains('/') || text.ends_with(".sock") {
+        if text.contains('/') || Path::new(text).extension().is_some_and(|extension| extension == "sock") {
             return Ok(Self::Path(text.into()));
         }
         host_and_port(name, text)?;

@@ -411,7 +411,7 @@ mod tests {
         let shared = Shared::new(settings);
         let account = Account::of_a_peer(&shared);
         let mut frame = Vec::new();
-        assert!(Frame { target: TARGET, data: &[7; 60_000] }.encode(&mut frame));
+        assert!(Frame { target: TARGET, data: &vec![7; 60_000] }.encode(&mut frame));
         let queues: Vec<_> = (0..1_000).map(|_| FrameQueue::new(&account)).collect();
         let delivered = Cell::new(0);
         let reader = |queue| FrameReader {

@@ -82,7 +82,7 @@ impl Names {
             let found = spawn_blocking(move || resolve(&host, family)).await;
             found.map_or_else(|_| Vec::new(), Result::unwrap_or_default)
         };
-        self.resolve_with(peer, host, port, lookup).await
+        self.resolve_with(peer, host, port, &lookup).await
     }
 
     async fn resolve_with<L>(
@@ -90,7 +90,7 @@ impl Names {
         peer: PeerId,
         host: &str,
         port: u16,
-        lookup: L,
+        lookup: &L,
     ) -> Result<Vec<SocketAddr>, Refusal>
     where
         L: AsyncFn(String, Family) -> Vec<SocketAddr> + Clone + 'static,
@@ -131,7 +131,7 @@ impl Names {
         self.count.set(self.count.get() + 1);
         let (names, host) = (Rc::clone(self), String::from(host));
         spawn_local(async move {
-            names.look_up(&host, lookup, done).await;
+            names.look_up(&host, &lookup, done).await;
             names.under_way.borrow_mut().remove(&*host);
             names.count.set(names.count.get() - 1);
             drop(slot);
@@ -142,7 +142,7 @@ impl Names {
 
     /// Asks for both families, each by itself. Those who wait are told, by dropping `done`, when both have answered or one has
     /// brought addresses and the other one has had a moment more (RFC 8305 §3). Ends when both have answered.
-    async fn look_up<L>(&self, host: &str, lookup: L, done: watch::Sender<()>)
+    async fn look_up<L>(&self, host: &str, lookup: &L, done: watch::Sender<()>)
     where
         L: AsyncFn(String, Family) -> Vec<SocketAddr> + Clone + 'static,
     {
@@ -282,11 +282,11 @@ mod tests {
                 let names = Rc::clone(&names);
                 // All of the one name, and a hundred others like it.
                 let host = format!("dead{}.invalid", number.max(900) - 900);
-                spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, lookup).await });
+                spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, &lookup).await });
             }
             all_have_asked().await;
             assert_eq!(names.count.get(), 100, "one look-up for each name");
-            let found = names.resolve_with(PeerId(0), "good.invalid", 80, lookup);
+            let found = names.resolve_with(PeerId(0), "good.invalid", 80, &lookup);
             let found = timeout(Duration::from_secs(1), found).await.expect("nobody is waited for");
             assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
         });
@@ -296,7 +296,7 @@ mod tests {
     fn an_answer_for_ipv6_that_never_comes_does_not_hide_the_ipv4_address() {
         run(async {
             let names = Rc::new(Names::new());
-            let found = names.resolve_with(PeerId(0), "slow6.invalid", 80, lookup);
+            let found = names.resolve_with(PeerId(0), "slow6.invalid", 80, &lookup);
             let found = timeout(Duration::from_secs(1), found).await.expect("nobody waits for IPv6");
             assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
         });
@@ -309,11 +309,11 @@ mod tests {
             for number in 0..1_000 {
                 let names = Rc::clone(&names);
                 let host = format!("dead{number}.invalid");
-                spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, lookup).await });
+                spawn_local(async move { names.resolve_with(PeerId(0), &host, 80, &lookup).await });
             }
             all_have_asked().await;
             assert_eq!(names.count.get(), LOOKUPS_MAX / 2);
-            let found = names.resolve_with(PeerId(1), "good.invalid", 80, lookup);
+            let found = names.resolve_with(PeerId(1), "good.invalid", 80, &lookup);
             assert!(timeout(Duration::from_secs(1), found).await.expect("nobody is waited for").is_ok());
         });
     }
@@ -322,7 +322,7 @@ mod tests {
     fn a_look_up_that_took_too_long_is_not_waited_for_again_at_once() {
         run(async {
             let names = Rc::new(Names { lookup_timeout: Duration::from_millis(10), ..Names::new() });
-            let first = names.resolve_with(PeerId(0), "dead.invalid", 80, lookup).await;
+            let first = names.resolve_with(PeerId(0), "dead.invalid", 80, &lookup).await;
             assert_eq!(first, Err(Refusal::TimedOut));
             let again = names.recall("dead.invalid", 80, Instant::now());
             assert_eq!(again, Some(Err(Refusal::TimedOut)));
