@@ -126,7 +126,8 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
 
 fn an_address_in_use_is_an_error_with_its_line_and_leaves_nothing_behind() {
     let (world, _left, _right) = running_pair();
-    let args = ["up", "-q", "-c", "left.toml", "--node", "second", "--tun-name", "second0"];
+    let args =
+        ["up", "-q", "-c", "left.toml", "--node", "second", "--tun-name", "second0", "--state-dir", "second"];
     let output = world.run(Left, &args);
     assert_eq!(output.status.code(), Some(1));
     let message = stderr(&output);
@@ -139,7 +140,18 @@ fn an_address_in_use_is_an_error_with_its_line_and_leaves_nothing_behind() {
 
 fn an_interface_name_in_use_is_an_error_with_its_line() {
     let (world, _left, _right) = running_pair();
-    let args = ["up", "-q", "-c", "left.toml", "--node", "second", "--listen", "0.0.0.0:9444"];
+    let args = [
+        "up",
+        "-q",
+        "-c",
+        "left.toml",
+        "--node",
+        "second",
+        "--listen",
+        "0.0.0.0:9444",
+        "--state-dir",
+        "second",
+    ];
     let output = world.run(Left, &args);
     assert_eq!(output.status.code(), Some(1));
     assert!(
