@@ -159,6 +159,7 @@ impl Machine {
     fn new(secret: StaticSecret, peers: Vec<PeerConfig>, from: impl Into<SocketAddr>, now: Instant) -> Self {
         let config = Config {
             suite: handshake::preferred_suite(),
+            suite_only: false,
             streams: false,
             secret,
             workers: 1,
@@ -232,6 +233,7 @@ fn peer(name: &str, public_key: PublicKey, endpoint: ([u8; 4], u16), allowed_ips
         endpoint: Some(endpoint.into()),
         allowed_ips: allowed_ips.iter().map(|ip| ip.parse().expect("a prefix")).collect(),
         keepalive: None,
+        confirmed: handshake::Timestamp::default(),
     }
 }
 

@@ -17,7 +17,7 @@ fn packet(input_flags: u8, flags: Flags, numbers: (u32, u32), payload: usize, v6
         acknowledgment: numbers.1,
         flags,
         window: 501,
-        timestamps: (77, 88),
+        timestamps: Some((77, 88)),
         syn,
         ecn: Ecn::NotEct,
         identification: 1,
