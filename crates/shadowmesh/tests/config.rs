@@ -401,7 +401,7 @@ fn a_route_that_covers_an_endpoint_is_refused_with_what_to_write() {
         ("192.0.2.2:9443", "::/0"),
         ("127.0.0.1:9443", "0.0.0.0/0"),
         ("[::1]:9443", "::/0"),
-        ("vpn.example.org:9443", "0.0.0.0/0"),
+        ("vpn.example.org:9443", "10.0.0.0/8"),
     ] {
         let text = towards("0.0.0.0:9443", endpoint, &format!("\"{allowed}\""));
         assert_eq!(check(&scratch_with_key(), &text), (Some(0), String::new()), "{endpoint} {allowed}");
@@ -545,6 +545,18 @@ fn what_is_not_toml_gets_a_place_and_a_hint() {
         &format!("{NODE}{TUN}[peer]\nname = \"x\"\n"),
         "left.toml:6:1: `peer` is written as sections [[peer]], in double brackets, any number of them",
     );
+}
+
+#[test]
+fn a_default_route_beside_an_endpoint_by_name_is_refused() {
+    for allowed in ["\"0.0.0.0/0\"", "\"0.0.0.0/1\", \"128.0.0.0/1\"", "\"::/0\""] {
+        let peer = format!(
+            "[[peer]]\nname = \"right\"\npublic_key = \"{OTHER_KEY}\"\nendpoint = \"vpn.example.org:9443\"\nallowed_ips = [{allowed}]\n"
+        );
+        let (code, message) = check(&scratch_with_key(), &format!("{NODE}{TUN}{peer}"));
+        assert_eq!(code, Some(2), "{allowed}");
+        assert!(message.contains("whatever the endpoint of peer `right` resolves to"), "{message}");
+    }
 }
 
 #[test]

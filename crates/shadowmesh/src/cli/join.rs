@@ -68,7 +68,12 @@ async fn accept(listener: TcpListener, target: Target, socks5: SocketAddr, permi
 async fn serve(mut client: TcpStream, target: &Target, socks5: SocketAddr) -> io::Result<()> {
     let mut proxy = TcpStream::connect(socks5).await?;
     connect(&mut proxy, &target.to_string()).await?;
-    copy_bidirectional(&mut client, &mut proxy).await.map(drop)
+    let copied = copy_bidirectional(&mut client, &mut proxy).await;
+    if copied.is_err() {
+        // There is no other way to tell a client that this is not a server's orderly end.
+        let _ = client.set_zero_linger();
+    }
+    copied.map(drop)
 }
 
 /// Asks for a connection as RFC 1928 has it.

@@ -27,11 +27,36 @@ pub(crate) fn is_routed(address: IpAddr) -> bool {
 /// Whether the parts of a configuration can work together.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     for peer in &config.peers {
-        let Some(Endpoint::Address(endpoint)) = peer.endpoint else { continue };
-        sockets(config, peer, endpoint)?;
-        routes(config, peer, endpoint.ip().to_canonical())?;
+        match &peer.endpoint {
+            None => {}
+            Some(Endpoint::Address(endpoint)) => {
+                sockets(config, peer, *endpoint)?;
+                routes(config, peer, endpoint.ip().to_canonical())?;
+            }
+            Some(Endpoint::Name { .. }) => name(config, peer)?,
+        }
     }
     Ok(())
+}
+
+/// A name may resolve to any address, and is asked from a server at any: no route may cover all of a family.
+fn name(config: &Config, peer: &Peer) -> Result<(), ConfigError> {
+    if config.tun.is_none() {
+        return Ok(());
+    }
+    let all = |net: &IpNet| net.prefix_len() == 0;
+    let Some(covered) = IpNet::aggregate(&routes_into_tunnel(config)).into_iter().find(all) else {
+        return Ok(());
+    };
+    let family = if covered.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+    let owner = config.peers.iter().find(|owner| IpNet::aggregate(&owner.allowed_ips).iter().any(all));
+    let message = format!(
+        "the allowed IPs cover all of {family}, and so whatever the endpoint of peer `{}` resolves to: the tunnel would carry its \
+         own datagrams, and the look-up of the name",
+        peer.name
+    );
+    let error = ConfigError::new(&config.path, message).at(owner.unwrap_or(peer).allowed_ips_place);
+    Err(error.help("name only the networks behind the peers; with the endpoint's address in place of its name, `check` prints them"))
 }
 
 /// No route may cover an endpoint: the tunnel's own datagrams would enter the tunnel.
