@@ -139,16 +139,16 @@ impl<P: Copy + Eq> Notes<P> {
         payload: &mut [u8],
         segment_size: usize,
     ) -> (usize, Option<GuardOf>) {
+        // Only who has our SYN-ACK is worth the hashes of a key, and may change the guard of a flow.
+        if !shared.has_shaken_hands(segment, now_ms) {
+            return (0, None);
+        }
         let known = self.open.get(&segment.from).map(|noted| &noted.flow);
         if known.is_some_and(|flow| flow.guard_of != GuardOf::Clock) {
             let valid = self.listen_guard.unmask(Direction::ToListener, payload, segment_size);
             if valid > 0 {
                 return (valid, Some(GuardOf::Clock));
             }
-        }
-        // Only who has our SYN-ACK is worth the hashes of a key.
-        if !shared.has_shaken_hands(segment, now_ms) {
-            return (0, None);
         }
         let sequence = segment.acknowledgment.wrapping_sub(1);
         let guard = Guard::of_flow(&shared.listen_key, sequence);

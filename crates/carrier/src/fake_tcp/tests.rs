@@ -758,3 +758,37 @@ fn a_caller_that_comes_to_another_of_our_addresses_is_no_stranger() {
     server.receive(later, &seen);
     assert_eq!(server.send(later, client_address(), &[5]).unwrap().header.from, other);
 }
+
+#[test]
+fn who_has_not_shaken_hands_cannot_change_the_guard_of_a_flow() {
+    let now = Instant::now();
+    let (mut other, mut server) = connected(now);
+    // The flow's caller has a clock that is wrong, and so a guard of the flow's own.
+    let years = Duration::from_hours(24 * 365 * 3);
+    let mut caller = End::new(0, 5, now);
+    caller.engine.dial(server_address(), client_address(), key(), 1460, 9, now);
+    caller.send(now, server_address(), &[2]).unwrap_err();
+    let mut at = now;
+    for _ in 0..2 {
+        let mut out = Vec::new();
+        caller.engine.handle_timeout(at, UNIX.saturating_sub(years), &mut out);
+        let syn = control(out.remove(0));
+        let syn_ack = server.receive(at, &syn).remove(0);
+        for wire in caller.receive(at, &syn_ack) {
+            server.receive(at, &wire);
+        }
+        caller.send(at, server_address(), &[2]).into_iter().for_each(|wire| {
+            server.receive(at, &wire);
+        });
+        at += SILENCE + MS;
+    }
+    assert_eq!(server.got.last(), Some(&datagram(2)));
+    let reply = server.send(at, client_address(), &[3]).unwrap();
+    caller.receive(at, &reply);
+    // Sent by somebody else in the flow's name: it is valid by the clock's guard, and has the numbers of another handshake.
+    let forged = other.send(at + Duration::from_mins(3), server_address(), &[9]).unwrap();
+    server.receive(at + Duration::from_mins(3), &forged);
+    let later = at + Duration::from_mins(3) + MS;
+    server.receive(later, &caller.send(later, server_address(), &[4]).unwrap());
+    assert_eq!(server.got.last(), Some(&datagram(4)), "the caller is still understood");
+}
