@@ -148,7 +148,7 @@ fn a_one_liner_ends_with_its_terminal_and_leaves_no_file_a_run() {
         .collect();
     names.sort();
     let stem = PUBLIC_KEY.trim_end_matches('=').replace('+', "-").replace('/', "_");
-    assert_eq!(names, [format!("{stem}.epoch"), format!("{stem}.lock")]);
+    assert_eq!(names, ["confirmed", "epoch", "lock"].map(|what| format!("{stem}.{what}")));
 }
 
 #[test]

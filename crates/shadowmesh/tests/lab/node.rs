@@ -149,7 +149,8 @@ impl Node {
         fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
         let mut command = host.netns.command(env!("CARGO_BIN_EXE_shadowmesh"));
         command.args(["up", "-v", "--config"]).arg(&config);
-        command.arg("--socket").arg(&socket).arg("--state-dir").arg(&scratch.path);
+        // Each node is on a machine of its own, as far as it knows.
+        command.arg("--socket").arg(&socket).arg("--state-dir").arg(path("state"));
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = die_with_parent(&mut command).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
