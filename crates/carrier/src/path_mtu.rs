@@ -74,7 +74,7 @@ impl PathMtu {
     }
 
     /// The largest outer packet to send: what is known to pass, or as long as nothing is known, what is wanted and the operating
-    /// system believes in, but no less than [`BELIEVED_MIN`]: a peer that answers no probes has nothing else to refute a forged
+    /// system believes in, but no less than `BELIEVED_MIN`: a peer that answers no probes has nothing else to refute a forged
     /// message with.
     pub fn limit(&self) -> u16 {
         let believed = self.hint.map_or(u16::MAX, |hint| hint.max(BELIEVED_MIN));
