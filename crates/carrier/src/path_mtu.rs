@@ -8,11 +8,9 @@ const SIZES: [u16; 14] =
     [1500, 1492, 1480, 1454, 1420, 1400, 1380, 1360, 1340, 1300, 1280, 1240, 1006, SMALLEST];
 /// What every path is believed to pass (RFC 8899 §5.1.2, `BASE_PLPMTU`): over IPv4, which the search does not tell from IPv6.
 const SMALLEST: u16 = 576;
-/// The operating system is not believed below this without a probe: less than whatever carries IPv6 has (RFC 8200 §5) is
-/// rare, and a forger would ask for it.
-const BELIEVED_MIN: u16 = 1280;
-/// Smaller sizes are tried in the last round only, when none from here on has passed: IPv6 has at least that much, nearly all of IPv4
-/// too, and in a full queue the smallest probes may be all that gets through.
+/// Whatever carries IPv6 has at least this (RFC 8200 §5), and nearly all of IPv4, too. The operating system is not believed below it
+/// without a probe, for a forger would ask for less. Smaller sizes are tried in the last round only, when none from here on has
+/// passed: in a full queue the smallest probes may be all that gets through.
 const RARELY_LESS: u16 = 1280;
 /// Between two rounds of probes.
 const RETRY: Duration = Duration::from_millis(500);
@@ -74,10 +72,10 @@ impl PathMtu {
     }
 
     /// The largest outer packet to send: what is known to pass, or as long as nothing is known, what is wanted and the operating
-    /// system believes in, but no less than `BELIEVED_MIN`: a peer that answers no probes has nothing else to refute a forged
+    /// system believes in, but no less than `RARELY_LESS`: a peer that answers no probes has nothing else to refute a forged
     /// message with.
     pub fn limit(&self) -> u16 {
-        let believed = self.hint.map_or(u16::MAX, |hint| hint.max(BELIEVED_MIN));
+        let believed = self.hint.map_or(u16::MAX, |hint| hint.max(RARELY_LESS));
         self.confirmed.or(self.held).unwrap_or(self.wanted.min(believed))
     }
 
@@ -340,7 +338,7 @@ mod tests {
         let now = Instant::now();
         let mut path = PathMtu::new(1500, now);
         path.set_hint(576, now);
-        assert_eq!(path.limit(), BELIEVED_MIN);
+        assert_eq!(path.limit(), RARELY_LESS);
     }
 
     #[test]
